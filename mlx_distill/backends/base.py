@@ -1,0 +1,154 @@
+"""What a backend must do. It owns tensors and nothing else: no schedule, no files but its own state, no prompts, no grammar.
+
+NumPy crosses this boundary, tensors never do. `B` rows, `n` tokens, `k` positions, `V` rows of the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_distill.records import Group, Ids, LossSum, Step
+
+Logs = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class RawTensor:
+    """A tensor as safetensors stores it. `dtype` is the file's name for it (F32, F16, BF16, U32, ...).
+
+    `data` has the tensor's shape; BF16, which NumPy lacks, is held as its bits in uint16.
+    """
+
+    dtype: str
+    data: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LoraShape:
+    """Which projections get an adapter, and of what size. `alpha / rank` scales it."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """`memory` is what a process may use, in bytes. `blas` and `note` say in words what a user should know about speed."""
+
+    backend: str
+    device: str
+    memory: int
+    compute_dtype: str
+    blas: str | None = None
+    note: str | None = None
+
+
+class Session(Protocol):
+    """Rows being answered after one shared prefix. A row's handle is an int that is never used twice."""
+
+    def admit(self, rows: Sequence[Ids]) -> list[int]:
+        """Forward rows (each (n,), n >= 1) behind the prefix, in one batch. Handles in the same order."""
+        ...
+
+    def extend(self, tokens: Mapping[int, Sequence[int]]) -> None:
+        """Append tokens to rows, each its own number (>= 1), in one batch."""
+        ...
+
+    def choose(
+        self, allowed: Mapping[int, NDArray[np.uint32]], *, temperature: float = 0.0, seed: int = 0
+    ) -> tuple[dict[int, int], dict[int, float]]:
+        """The next token of each row, and its log probability among those allowed.
+
+        `allowed`: a bit mask over the vocabulary, (ceil(V / 32),), least significant bit first. Temperature 0 is greedy, the lowest
+        id where two tie. The selection happens on the device: (B, V) never crosses to NumPy.
+        """
+        ...
+
+    def read(self, positions: Mapping[int, Sequence[int]], allowed: Mapping[int, Sequence[Ids]]) -> dict[int, list[Logs]]:
+        """Log probabilities over `allowed[row][i]` (they sum to 1 there) after the token at `positions[row][i]`.
+
+        Positions count within the tokens of the row's last `admit` or `extend`; negative ones from its end.
+        Only the rows of the head that are allowed are computed.
+        """
+        ...
+
+    def score(self, rows: Sequence[int], continuations: Sequence[Sequence[int]], allowed: Sequence[Ids]) -> list[Logs]:
+        """What `read` would say at the end of `continuations[i]` (>= 1 tokens) behind `rows[i]`.
+
+        Nothing is appended, and a row may stand there often.
+        """
+        ...
+
+    def drop(self, rows: Sequence[int]) -> None:
+        """Free the rows' memory."""
+        ...
+
+
+class Student(Protocol):
+    """A base, with or without adapters, on a device."""
+
+    vocabulary: int
+    """Rows of the head, V."""
+
+    def prepare(
+        self, lora: LoraShape, *, optimizer: str, weight_decay: float, initial: Mapping[str, NDArray[np.float32]] | None, seed: int
+    ) -> int:
+        """Add a trainable adapter and its optimizer. The number of trainable parameters.
+
+        `initial` are weights under PEFT's names; None draws A from NumPy's generator seeded with `seed`, and B is 0. The same seed
+        draws the dropout, keyed by (seed, step, micro-batch).
+        """
+        ...
+
+    def update(self, groups: Sequence[Group], *, learning_rate: float, clip_norm: float | None, step: int) -> Step:
+        """One effective batch: the gradient of sum(weight * nll) / sum(weight) over all micro-batches of all groups, clipped, applied once.
+
+        Not applied where loss or gradient is not finite.
+        """
+        ...
+
+    def loss(self, groups: Sequence[Group]) -> dict[str, LossSum]:
+        """The loss of each row, by its id, without dropout."""
+        ...
+
+    def save_state(self, folder: Path) -> None:
+        """Adapter and optimizer state, exact, as safetensors under PEFT's names."""
+        ...
+
+    def load_state(self, folder: Path) -> None: ...
+
+    def save_adapter(self, folder: Path) -> None:
+        """`adapter_config.json` and `adapter_model.safetensors` as PEFT reads them, each written atomically."""
+        ...
+
+    def session(self, prefix: Ids, *, adapter: str | None = None, token_budget: int | None = None) -> Session:
+        """Answer rows behind a prefix (which may be empty). `token_budget` bounds the padded tokens of one forward."""
+        ...
+
+    def peak_memory(self) -> int:
+        """Bytes, since the student was opened."""
+        ...
+
+
+class Backend(Protocol):
+    def machine(self) -> Machine: ...
+
+    def open(self, base: Path, *, adapters: Mapping[str, Path] | None = None, memory_limit: int | None = None) -> Student:
+        """A converted base, each adapter (PEFT's format) under a name. Raises CheckpointError, BackendError."""
+        ...
+
+    def quantize(self, shard: Mapping[str, RawTensor], *, bits: int | None, group_size: int, dtype: str | None) -> dict[str, RawTensor]:
+        """Cast floating tensors to `dtype` (None: leave them), then pack those that the caller has chosen, as MLX does.
+
+        bits None: cast alone. A packed `X.weight` becomes `X.weight` (U32), `X.scales`, `X.biases`. The caller passes to one call
+        only tensors to be treated alike.
+        """
+        ...
