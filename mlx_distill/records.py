@@ -70,6 +70,17 @@ class Group:
         return [row for batch in self.micro_batches for row in batch]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class RawTensor:
+    """A tensor as safetensors stores it. `dtype` is the file's name for it (F32, F16, BF16, U32, ...).
+
+    `data` has the tensor's shape; BF16, which NumPy lacks, is held as its bits in uint16.
+    """
+
+    dtype: str
+    data: NDArray[Any]
+
+
 @dataclass(frozen=True, slots=True)
 class LossSum:
     """Weighted nats and the weight they were summed over, so that means are exact over uneven batches."""

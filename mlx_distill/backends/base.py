@@ -8,25 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlx_distill.records import Group, Ids, LossSum, Step
+from mlx_distill.records import RawTensor as RawTensor
 
 Logs = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class RawTensor:
-    """A tensor as safetensors stores it. `dtype` is the file's name for it (F32, F16, BF16, U32, ...).
-
-    `data` has the tensor's shape; BF16, which NumPy lacks, is held as its bits in uint16.
-    """
-
-    dtype: str
-    data: NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ It knows ids, texts and keys; nothing of files, recipes or labels.
 from __future__ import annotations
 
 import hashlib
+import math
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,13 +31,13 @@ def split(rows: Sequence[SplitRow], shares: Mapping[str, float], seed: int) -> d
 
     Independent of the order of `rows`. Large groups make the shares approximate: a unit is never divided.
     """
-    wanted = {name: share for name, share in shares.items() if share > 0}
+    wanted = {name: share * len(rows) for name, share in shares.items() if share > 0}
     totals = Counter(row.stratum for row in rows)
     sizes: dict[str, Counter[str | None]] = {name: Counter() for name in wanted}
     chosen: dict[str, list[str]] = {name: [] for name in shares}
-    for unit in sorted(_units(rows), key=lambda unit: _hash(seed, *sorted(row.id for row in unit))):
+    for unit in _visited(_units(rows), min(wanted.values(), default=0), seed):
         counts = Counter(row.stratum for row in unit)
-        name = max(wanted, key=lambda name: (_deficit(counts, sizes[name], totals, wanted[name], len(rows)), name))
+        name = max(wanted, key=lambda name: (*_deficit(counts, sizes[name], totals, wanted[name], len(rows)), name))
         sizes[name].update(counts)
         chosen[name].extend(row.id for row in unit)
     return {name: sorted(ids) for name, ids in chosen.items()}
@@ -47,12 +48,29 @@ def text_key(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def _visited(units: Iterable[list[SplitRow]], smallest: float, seed: int) -> list[list[SplitRow]]:
+    """In the order of a keyed hash, but first the units that overfill the smallest split, the largest at the head.
+
+    Otherwise a group with most of the rows could become the validation set.
+    """
+
+    def place(unit: list[SplitRow]) -> tuple[int, bytes, list[str]]:
+        ids = sorted(row.id for row in unit)
+        # The ids themselves decide between two units that hash alike, as ids with NUL in them can.
+        return -len(unit) if len(unit) > smallest else 0, _hash(seed, *ids), ids
+
+    return sorted(units, key=place)
+
+
 def _deficit(
-    unit: Counter[str | None], have: Counter[str | None], totals: Counter[str | None], share: float, rows: int
-) -> tuple[float, float]:
-    """How much a split lacks of what the unit brings, as a share of what it is to have; then how much it lacks in all."""
-    of_strata = sum(n * (1 - have[stratum] / (share * totals[stratum])) for stratum, n in unit.items())
-    return of_strata / unit.total(), 1 - have.total() / (share * rows)
+    unit: Counter[str | None], have: Counter[str | None], totals: Counter[str | None], wanted: float, rows: int
+) -> tuple[float, float, float]:
+    """How much a split lacks of what the unit brings, as a share of what it is to have; how much it lacks in all; whether the unit fits.
+
+    `wanted` is in rows. `fsum`, because a plain sum would depend on the order of the rows in its last bit.
+    """
+    of_strata = math.fsum(n * (1 - have[stratum] / (wanted / rows * totals[stratum])) for stratum, n in unit.items())
+    return of_strata / unit.total(), 1 - have.total() / wanted, min(1.0, wanted / unit.total())
 
 
 def _units(rows: Sequence[SplitRow]) -> Iterable[list[SplitRow]]:

@@ -1,0 +1,59 @@
+"""mlx-lm's models, opened from a Base, and their heads: all rows of the vocabulary, or only those that are allowed.
+
+It knows weights and shapes; nothing of adapters, rows, losses or caches.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx_lm.utils import load_model
+
+from mlx_distill.errors import CheckpointError
+
+
+def open_model(base: Path, cast: str | None) -> nn.Module:
+    """The base in evaluation mode, frozen. `cast`: compute in that type (packed weights stay packed)."""
+    if not (base / "config.json").is_file():
+        raise CheckpointError("this is no base", file=base, hint="make one: mlx-distill convert MODEL OUT")
+    try:
+        model, _ = load_model(base, lazy=True)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"the base cannot be opened: {error}", file=base, hint="convert it again") from None
+    if cast is not None:
+        model.set_dtype(getattr(mx, cast))
+    model.freeze()
+    model.eval()
+    mx.eval(model.parameters())
+    return model
+
+
+class Head:
+    """The last matmul of a model: hidden states to logits."""
+
+    def __init__(self, model: nn.Module):
+        self._table: Any = model.lm_head if "lm_head" in model else model.model.embed_tokens
+        self._cap: float | None = getattr(model, "final_logit_softcapping", None)
+        self.vocabulary = int(self._table.weight.shape[0])
+
+    def logits(self, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
+        """(k, hidden) to float32 logits: (k, V), or (k, len(rows)) for those rows of the head alone, packed ones too."""
+        table = self._table
+        if "scales" in table:
+            weight, scales, biases = (part if rows is None else part[rows] for part in (table.weight, table.scales, table.biases))
+            out = mx.quantized_matmul(hidden, weight, scales, biases, transpose=True, group_size=table.group_size, bits=table.bits)
+        else:
+            out = hidden @ (table.weight if rows is None else table.weight[rows]).T
+        if "bias" in table:
+            out = out + (table.bias if rows is None else table.bias[rows])
+        out = out.astype(mx.float32)
+        return out if self._cap is None else mx.tanh(out / self._cap) * self._cap
+
+
+def wide_masks(model: nn.Module) -> bool:
+    """Whether attention groups its queries in an axis of their own, so that a mask by rows needs one axis more (gemma2)."""
+    attention = model.layers[0].self_attn
+    return hasattr(attention, "attn_logit_softcapping") and attention.repeats > 1

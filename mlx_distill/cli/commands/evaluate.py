@@ -1,0 +1,29 @@
+"""mlx-distill evaluate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mlx_distill.cli.options import backend_option, json_option, setting
+from mlx_distill.cli.render import document
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), help="Judge on the labelled rows of this file instead of the run's own test rows.")
+@backend_option
+@json_option
+def command(run: Path, data: Path | None, backend: str, as_json: bool) -> int:
+    """Judge a student on rows that it never saw: report.json and report.html into the Run.
+
+    \b
+    mlx-distill evaluate runs/crisis
+    mlx-distill evaluate runs/crisis --data newly_labelled.csv
+    """
+    from mlx_distill import workflows
+
+    report = workflows.evaluate(setting(as_json=as_json, backend=backend), run, data=data)
+    document(report, as_json=as_json, lines=[f"next: open {report['report']}"])
+    return 3 if report["verdict"] == "missed" else 0

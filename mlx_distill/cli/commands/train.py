@@ -1,0 +1,33 @@
+"""mlx-distill train"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mlx_distill.cli.options import backend_option, json_option, set_option, setting
+from mlx_distill.cli.render import document
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The Run: a folder, new or (with --resume) begun.")
+@click.option("--resume", is_flag=True, help="Go on where it stopped; right on nothing at all and on finished work.")
+@click.option("--limit", type=click.IntRange(min=1), help="Take so many rows only.")
+@set_option
+@backend_option
+@json_option
+def command(recipe: Path, out: Path, resume: bool, limit: int | None, sets: tuple[str, ...], backend: str, as_json: bool) -> None:
+    """Train an adapter on a recipe's labelled rows. Ctrl-C finishes the step and saves.
+
+    \b
+    mlx-distill train recipes/crisis-triage.yaml --out runs/crisis
+    mlx-distill train recipes/crisis-triage.yaml --out runs/crisis --resume --set train.epochs=6
+    """
+    from mlx_distill import workflows
+
+    done = workflows.train(setting(as_json=as_json, backend=backend), recipe, out, sets, resume=resume, limit=limit)
+    valid = "" if done["valid_loss"] is None else f", validation loss {done['valid_loss']:.4f}"
+    lines = [f"{out}: {done['stopped']} after {done['steps']} steps{valid}", f"next: mlx-distill evaluate {out}"]
+    document(done, as_json=as_json, lines=lines)

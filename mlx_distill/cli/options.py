@@ -1,0 +1,45 @@
+"""The options that commands share, and the setting that they make of them. The environment is read here alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from mlx_distill.workflows import Setting
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def json_option(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output; nothing else there.")(command)
+
+
+def backend_option(command: Command) -> Command:
+    text = "What computes: auto takes the best that is here."
+    return click.option("--backend", type=click.Choice(["auto", "mlx"]), default="auto", show_default=True, help=text)(command)
+
+
+def set_option(command: Command) -> Command:
+    text = "Lay section.key=value over the recipe; as often as needed."
+    return click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help=text)(command)
+
+
+def setting(*, as_json: bool, backend: str = "auto") -> Setting:
+    """What a workflow needs of the command line and the environment."""
+    from mlx_distill.observe.progress import Progress
+    from mlx_distill.workflows import Setting
+
+    return Setting(progress=Progress(quiet=as_json), cache=cache_folder(), backend=backend, environment=dict(os.environ))
+
+
+def cache_folder() -> Path:
+    """Where converted bases are kept: MLX_DISTILL_CACHE, else the user's cache folder."""
+    given = os.environ.get("MLX_DISTILL_CACHE")
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-distill"

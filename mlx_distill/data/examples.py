@@ -1,0 +1,141 @@
+"""From a source to examples: each row's text, labels and id, the bad rows beside them, and a hash of it all.
+
+It knows the task's template and fields; nothing of tokens, models or who trains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_distill.data.read import read
+from mlx_distill.data.sources import SourceRow
+from mlx_distill.data.split import SplitRow, split
+from mlx_distill.errors import DataError
+from mlx_distill.recipe.schema import DataSpec, SourceSpec, SplitSpec, TaskSpec
+from mlx_distill.records import BadRow, Example
+from mlx_distill.task import rubric
+from mlx_distill.task.fields import ABSENT, follow, labels
+from mlx_distill.task.prompt import fill
+
+SHOWN = 10
+"""Bad rows listed in an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    rows: list[Example]
+    bad: list[BadRow]
+    sha256: str
+    """Of ids, texts and labels, in order."""
+
+
+class Reader:
+    """Makes examples of a source's rows, one at a time. `missing` None: texts alone, labels are not looked at."""
+
+    def __init__(self, task: TaskSpec, missing: Sequence[str] | None):
+        self._task, self._missing = task, missing
+        self._lines: dict[str, int] = {}
+        self._copies: Counter[str] = Counter()
+        labelled = task.fields.get("id")
+        self._id_is_a_label = labelled is not None and labelled.source is None and missing is not None
+
+    def examples(self, rows: Iterable[SourceRow | BadRow]) -> Iterator[Example | BadRow]:
+        for row in rows:
+            yield row if isinstance(row, BadRow) else self._example(row)
+
+    def _example(self, row: SourceRow) -> Example | BadRow:
+        name = self._id(row.record)
+        if name in self._lines:
+            return BadRow(f"the id {name!r} stands on line {self._lines[name]} already", row.line, name)
+        try:
+            text = fill(self._task.input, row.record)
+            found = {} if self._missing is None else labels(self._task.fields, row.record, self._missing)
+        except ValueError as error:
+            return BadRow(str(error), row.line, name)
+        self._lines[name] = row.line
+        return Example(name, row.record, text, found, row.line)
+
+    def _id(self, record: Mapping[str, Any]) -> str:
+        """The column `id`; without one (or where that column is a label) the content's hash, and which copy of it this is."""
+        given = None if self._id_is_a_label else record.get("id")
+        if given not in (None, ""):
+            return str(given)
+        content = json.dumps(record, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        self._copies[digest] += 1
+        return f"{digest}-{self._copies[digest]}"
+
+
+def load(task: TaskSpec, data: DataSpec, path: Path) -> Examples:
+    """All labelled rows. Raises DataError where more are bad than `max_bad_share`, or none is left."""
+    return collect(task, data.source, path, missing=data.missing, max_bad_share=data.max_bad_share)
+
+
+def collect(task: TaskSpec, source: SourceSpec, path: Path, *, missing: Sequence[str], max_bad_share: float) -> Examples:
+    good: list[Example] = []
+    bad: list[BadRow] = []
+    digest = hashlib.sha256()
+    for row in Reader(task, missing).examples(read(source, path)):
+        if isinstance(row, BadRow):
+            bad.append(row)
+            continue
+        good.append(row)
+        digest.update(json.dumps([row.id, row.text, row.labels], ensure_ascii=True).encode())
+    if not good and not bad:
+        raise DataError("there are no rows in it", file=path, hint="a header alone, or an empty folder?")
+    if len(bad) > max_bad_share * (len(good) + len(bad)):
+        raise _too_many(bad, len(good) + len(bad), max_bad_share, path)
+    if not any(row.labels for row in good):
+        raise DataError(
+            f"no row has a label for {', '.join(task.fields)}",
+            file=path,
+            hint="a field's label is the column of its name, or `from: column`",
+        )
+    return Examples(good, bad, digest.hexdigest())
+
+
+def _too_many(bad: Sequence[BadRow], total: int, most: float, path: Path) -> DataError:
+    listed = "".join(f"\n  {path}:{row.line or '?'}: {row.reason}" for row in bad[:SHOWN])
+    more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    return DataError(
+        f"{len(bad)} of {total} rows are bad, more than data.max_bad_share ({most:.1%}) allows:{listed}{more}",
+        file=path,
+        line=bad[0].line,
+        hint="mend them, or raise data.max_bad_share to go on without them",
+    )
+
+
+def divide(task: TaskSpec, spec: SplitSpec, rows: Sequence[Example], path: Path) -> dict[str, list[str]]:
+    """Ids by train, valid and test. Raises DataError where `group_by` or `stratify_by` names nothing, or nothing is left to learn from."""
+    keyed = [SplitRow(row.id, row.text, _key(task, spec.group_by, row, path), _key(task, spec.stratify_by, row, path)) for row in rows]
+    chosen = split(keyed, {"train": spec.train, "valid": spec.valid, "test": spec.test}, spec.seed)
+    empty = [name for name, share in (("train", spec.train), ("valid", spec.valid), ("test", spec.test)) if share and not chosen[name]]
+    if empty:
+        groups = len({row.group for row in keyed}) if spec.group_by else len(rows)
+        what = f"{groups} groups of {spec.group_by!r}" if spec.group_by else f"{groups} rows"
+        raise DataError(
+            f"{what} are too few: nothing is left for {' and '.join(empty)}", file=path, hint="more rows, or other shares in data.split"
+        )
+    return chosen
+
+
+def _key(task: TaskSpec, name: str | None, row: Example, path: Path) -> str | None:
+    """What a row is grouped or stratified by: a field's label, `tier`, or a column."""
+    if name is None:
+        return None
+    if name == "tier" and task.tiers:
+        return rubric.assess(task, row.labels, row.record)[1]
+    if name in task.fields:
+        return str(row.labels.get(name))
+    value = follow(row.record, name)
+    if value is ABSENT:
+        raise DataError(
+            f"data.split names {name!r}, and there is no such column", file=path, line=row.line, hint=f"there is {', '.join(row.record)}"
+        )
+    return str(value)

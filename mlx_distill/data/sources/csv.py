@@ -1,0 +1,128 @@
+"""CSV with a header, UTF-8: commas, or tabs in a file named *.tsv, or what `delimiter` says. Every value is a text.
+
+Quoted cells may hold delimiters, line breaks and NUL. It knows cells and columns, and nothing of what they mean.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mlx_distill.data.sources import SourceRow, _files
+from mlx_distill.errors import DataError
+from mlx_distill.recipe.schema import SourceSpec
+from mlx_distill.records import BadRow
+
+SUFFIXES = (".csv", ".tsv")
+LONGEST = 2**31 - 1
+"""Characters of a cell: the largest C long that there is everywhere. Python's own limit is 131,072, less than a long article."""
+UNDECODED = re.compile("[\udc80-\udcff]")
+"""What `surrogateescape` makes of bytes that are not UTF-8. Valid UTF-8 never decodes to it."""
+
+
+def read(spec: SourceSpec, path: Path) -> Iterator[SourceRow | BadRow]:
+    """Rows of a file, or of every such file in a folder, each with its own header. Raises DataError."""
+    files = _files.find(path, SUFFIXES)
+    return (row for file in files for row in _rows(file, path, spec.delimiter))
+
+
+class _Lines:
+    """A file's lines, counted; and the first since `begin` that was not UTF-8."""
+
+    def __init__(self, lines: Iterable[str]):
+        self.lines = iter(lines)
+        self.number = 0
+        self.undecoded: int | None = None
+
+    def begin(self) -> int:
+        """The number of the line to come, with which a record begins."""
+        self.undecoded = None
+        return self.number + 1
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self.lines)
+        self.number += 1
+        if self.undecoded is None and not line.isascii() and UNDECODED.search(line):
+            self.undecoded = self.number
+        return line
+
+
+def _rows(path: Path, given: Path, delimiter: str | None) -> Iterator[SourceRow | BadRow]:
+    # The limit is one for the whole process, so whoever set it last wins: set it where it is needed, each time.
+    csv.field_size_limit(LONGEST)
+    with _files.reading(path), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        lines = _Lines(file)
+        reader = _reader(lines, path, delimiter)
+        columns = _header(reader, lines, path, delimiter)
+        while True:
+            start = lines.begin()
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield from _broken(error, start, lines, path, given)
+                continue
+            if reason := _problem(cells, columns, lines):
+                yield BadRow(_files.named(path, given, reason), start)
+            elif cells:
+                yield SourceRow(start, dict(zip(columns, cells, strict=True)), str(path))
+
+
+def _reader(lines: _Lines, path: Path, delimiter: str | None) -> Iterator[list[str]]:
+    """Strict: a quote in the wrong place is an error, not a guess."""
+    delimiter = {r"\t": "\t", None: "\t" if path.suffix.lower() == ".tsv" else ","}.get(delimiter, delimiter)
+    try:
+        return csv.reader(lines, delimiter=str(delimiter), strict=True)
+    except (TypeError, ValueError):
+        raise DataError(f"delimiter is one character; got {delimiter!r}", hint='for instance delimiter: ";"', file=path) from None
+
+
+def _header(reader: Iterator[list[str]], lines: _Lines, path: Path, delimiter: str | None) -> list[str]:
+    columns: list[str] = []
+    start = 1
+    try:
+        while not columns:
+            start = lines.begin()
+            columns = next(reader)
+    except StopIteration:
+        raise DataError("the file is empty: not even a header", hint="its first line names the columns", file=path) from None
+    except csv.Error as error:
+        raise DataError(f"the header cannot be read: {error}", file=path, line=start) from None
+    if lines.undecoded:
+        raise DataError("the header is not UTF-8", hint="save the file as UTF-8", file=path, line=lines.undecoded)
+    if twice := sorted({column for column in columns if columns.count(column) > 1}):
+        names = ", ".join(repr(column) if column else "a column without a name" for column in twice)
+        raise DataError(f"the header has {names} more than once", hint="give every column a name of its own", file=path, line=start)
+    if delimiter is None and len(columns) == 1 and (other := re.search("[;\t|]", columns[0])):
+        hint = f"set delimiter: {other.group()!r}, or to what it is"
+        raise DataError(f"the header is a single column, {columns[0]!r}", hint=hint, file=path, line=start)
+    return columns
+
+
+def _problem(cells: list[str], columns: list[str], lines: _Lines) -> str | None:
+    if lines.undecoded:
+        return f"not UTF-8: line {lines.undecoded}"
+    if cells and len(cells) != len(columns):
+        return f"{_count(len(cells), 'cell')}, and the header has {_count(len(columns), 'column')}"
+    return None
+
+
+def _broken(error: csv.Error, start: int, lines: _Lines, path: Path, given: Path) -> Iterator[BadRow]:
+    """A quote that is never closed swallows the rest of the file: every line of it counts as lost, or the loss would look like one row."""
+    if "unexpected end of data" not in str(error):
+        span = f"lines {start} to {lines.number}: " if lines.number > start else ""
+        yield BadRow(_files.named(path, given, f"{span}not CSV: {error}"), start)
+        return
+    yield BadRow(_files.named(path, given, "a quote is opened and never closed"), start)
+    for line in range(start + 1, lines.number + 1):
+        yield BadRow(_files.named(path, given, f"lost in the quote that is opened on line {start} and never closed"), line)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -1,0 +1,252 @@
+"""The report as one document: report.json. `page` draws the same document for a person.
+
+    build(rows, fields, name=..., ...)   everything that is known of a student's answers, with stable keys, as strict JSON
+    amount(metric, value)                a figure as a person reads it
+
+It composes what `judge` finds and says in words what the figures mean; it opens no file and runs no model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlx_distill.evaluation import judge
+from mlx_distill.evaluation.bootstrap import RESAMPLES
+from mlx_distill.evaluation.judge import Answer, Fields, Judged, Rubric
+from mlx_distill.evaluation.metrics import CLOSED
+from mlx_distill.task.fields import limits, nearest_value
+
+VERSION = 1
+WORST = 20
+TEXT_CHARS = 1200
+"""A longer text is cut in the report: it is there to be recognised."""
+NAMES = {"majority": "the most common answer", "tfidf": "TF-IDF + linear model"}
+HEADLINES = {"choice": "accuracy", "flag": "accuracy", "score": "mae", "list": "list_f1"}
+"""The one metric that stands for a field of each kind. A text has none."""
+
+
+def build(
+    rows: Sequence[Judged],
+    fields: Fields,
+    *,
+    name: str,
+    run: str,
+    report: str,
+    targets: Mapping[str, float] | None = None,
+    slices: Sequence[str] = (),
+    bootstrap: int = RESAMPLES,
+    seed: int = 0,
+    baselines: Mapping[str, Mapping[str, Answer]] | None = None,
+    rubric: Rubric | None = None,
+    tiers: bool = True,
+    splits: Mapping[str, int] | None = None,
+    curve: Sequence[Mapping[str, Any]] = (),
+    lineage: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """report.json. `rows` are those to be judged (as a rule the test's), each with both answers.
+
+    `run` and `report` are paths, as they are to be shown; `baselines` answers by name and id; `rubric` gives a baseline's overall and tier;
+    `curve` [{step, train_loss, valid_loss, learning_rate}]; `lineage` hashes, versions, seed, base, backend, times: any nested facts;
+    `notes` what a reader should know of how this came about. Raises RecipeError for a target that is no metric of this task.
+    """
+    judged = judge.judge(rows, fields, bootstrap=bootstrap, seed=seed, slices=slices)
+    reached, verdict = judge.verdict(judged["metrics"], targets or {}, judge.metric_names(fields, tiers=tiers))
+    document = {
+        "version": VERSION,
+        "name": name,
+        "run": run,
+        "report": report,
+        "rows": len(rows),
+        "splits": dict(splits or {}),
+        "fields": {field: {"kind": spec.kind, "headline": headline(field, spec.kind), **_shape(spec)} for field, spec in fields.items()},
+        "targets": reached,
+        "verdict": verdict,
+        **judged,
+        "bootstrap": bootstrap,
+        "baselines": _baselines(rows, fields, baselines or {}, rubric, bootstrap, seed),
+        "disagreements": disagreements(rows, fields),
+        "curve": [dict(point) for point in curve],
+        "lineage": dict(lineage or {}),
+        "notes": list(notes),
+    }
+    document["summary"] = summary(document)
+    found: dict[str, Any] = strict(document)
+    return found
+
+
+def headline(field: str, kind: str) -> str | None:
+    return f"{HEADLINES[kind]}.{field}" if kind in HEADLINES else None
+
+
+def disagreements(rows: Sequence[Judged], fields: Fields) -> list[dict[str, Any]]:
+    """The rows that student and judge see most differently: every wrong field counts, more if the student was sure, or far off."""
+    scored = sorted(((-_distance(row, fields), row.id, i) for i, row in enumerate(rows)), key=lambda item: item[:2])
+    return [_disagreement(rows[i], fields) for cost, _, i in scored[:WORST] if cost < 0]
+
+
+def amount(metric: str, value: float | None, *, signed: bool = False) -> str:
+    """A figure as a person reads it: a share as percent, everything else with two or three decimals.
+
+    >>> amount("accuracy", 0.7204), amount("mae.risk", 0.5, signed=True), amount("nll", None)
+    ('72.0 %', '+0.50', '–')
+    """
+    if value is None:
+        return "–"
+    unit = judge.metric(metric).UNIT
+    digits = 1 if unit.startswith("share") else 2 if unit.startswith("points") else 3
+    number = f"{value * 100 if unit.startswith('share') else value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+    return f"{number} %" if unit.startswith("share") and not signed else number
+
+
+def title(metric: str) -> str:
+    """A metric's name for a person: `macro_f1.source` is "Macro-F1 of source"."""
+    family, dot, field = metric.partition(".")
+    return str(judge.metric(family).TITLE) + (f" of {field}" if dot else "")
+
+
+def standing(metric: str, difference: Mapping[str, Any]) -> str:
+    """better, worse or level: level where the interval of the difference holds 0."""
+    low, high = difference["low"], difference["high"]
+    if low is None or high is None or low <= 0 <= high:
+        return "level"
+    return "better" if (high < 0) == judge.lower_is_better(metric) else "worse"
+
+
+def summary(document: Mapping[str, Any]) -> list[str]:
+    """The verdict in plain sentences, the first of them short."""
+    against = [_against(name, baseline["difference"], document["fields"]) for name, baseline in document["baselines"].items()]
+    return [_verdict(document), _agreement(document), *filter(None, against)]
+
+
+def strict(value: Any) -> Any:
+    """The same, as strict JSON has it: NaN and infinities are null, NumPy's numbers Python's, a lone surrogate U+FFFD."""
+    if isinstance(value, Mapping):
+        return {strict(str(key)): strict(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(inner) for inner in value]
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+
+
+def _baselines(
+    rows: Sequence[Judged],
+    fields: Fields,
+    baselines: Mapping[str, Mapping[str, Answer]],
+    rubric: Rubric | None,
+    bootstrap: int,
+    seed: int,
+) -> dict[str, Any]:
+    """On the closed fields that a baseline answers. Whether its JSON is valid says nothing, so that is left out."""
+    found = {}
+    for name, answers in baselines.items():
+        answered = {field for answer in answers.values() for field in answer}
+        closed = {field: spec for field, spec in fields.items() if spec.kind in CLOSED and field in answered}
+        theirs = judge.against(rows, judge.answered_by(rows, answers, rubric), closed, bootstrap=bootstrap, seed=seed)
+        for part in theirs.values():
+            part.pop("valid_json", None)
+        found[name] = theirs
+    return found
+
+
+def _shape(spec: Any) -> dict[str, Any]:
+    if spec.kind == "score":
+        low, high, step = limits(spec)
+        return {"min": low, "max": high, "step": step, "weight": spec.weight}
+    return {"choices": list(spec.choices)} if spec.choices else {}
+
+
+def _distance(row: Judged, fields: Fields) -> float:
+    """Sum over the fields the judge answered: 0 right, 1 wrong (2 if the student was certain); a score's error over its range, likewise."""
+    total = 0.0
+    for name, spec in fields.items():
+        if name not in row.reference or spec.kind not in CLOSED:
+            continue
+        ours = None if row.answer is None else row.answer.get(name)
+        total += _gap(row.reference[name], ours, spec) * (1 + row.confidence.get(name, 0.0))
+    return total
+
+
+def _gap(reference: Any, answer: Any, spec: Any) -> float:
+    if answer is None or spec.kind != "score" or isinstance(answer, str):
+        return float(answer is None or judge.label(answer) != judge.label(reference))
+    low, high, _ = limits(spec)
+    return abs(float(answer) - float(reference)) / (high - low)
+
+
+def _disagreement(row: Judged, fields: Fields) -> dict[str, Any]:
+    closed = {name: spec for name, spec in fields.items() if name in row.reference and spec.kind in CLOSED}
+    wrong = [
+        name for name, spec in closed.items() if _gap(nearest_value(spec, row.reference[name]), (row.answer or {}).get(name), spec) > 1e-9
+    ]
+    return {
+        "id": row.id,
+        "text": row.text if len(row.text) <= TEXT_CHARS else row.text[:TEXT_CHARS] + " …",
+        "reference": dict(row.reference),
+        "answer": None if row.answer is None else dict(row.answer),
+        "confidence": dict(row.confidence),
+        "wrong": wrong,
+        "overall": {"reference": row.reference_overall, "answer": row.overall},
+        "tier": {"reference": row.reference_tier, "answer": row.tier},
+    }
+
+
+def _verdict(document: Mapping[str, Any]) -> str:
+    targets = document["targets"]
+    missed = [name for name, target in targets.items() if not target["met"]]
+    if not targets:
+        return "No targets were set."
+    if not missed:
+        return "The target is met." if len(targets) == 1 else f"All {len(targets)} targets are met."
+    names = ", ".join(title(name)[0].lower() + title(name)[1:] for name in missed) if len(missed) <= 3 else ""
+    count = "The target is" if len(targets) == 1 else f"{len(missed)} of {len(targets)} targets {_be(missed)}"
+    return f"{count} missed{': ' if names else ''}{names}."
+
+
+def _agreement(document: Mapping[str, Any]) -> str:
+    """How far the student agrees, by the task's main metric."""
+    main, rows = document["main"], document["rows"]
+    if main is None or not rows:
+        return "No row has a label to judge it by."
+    found = document["metrics"][main]
+    value = f"{amount(main, found['value'])} (95 % interval {interval(main, found)}, n = {found['n']})"
+    names = [name for name, field in document["fields"].items() if field["kind"] in ("choice", "flag")]
+    if main == "accuracy" and names:
+        over = f", averaged over {len(names)} fields" if len(names) > 1 else f" on {names[0]}"
+        return f"On rows that it never learned from, the student gives the judge's answer in {value}{over}."
+    return f"On rows that it never learned from: {title(main)[0].lower()}{title(main)[1:]} {value}."
+
+
+def interval(metric: str, figure: Mapping[str, Any]) -> str:
+    """ "64.1 to 68.9", in the figure's own unit."""
+    low, high = (amount(metric, figure[end]).removesuffix(" %") for end in ("low", "high"))
+    return f"{low} to {high}"
+
+
+def _against(name: str, difference: Mapping[str, Any], fields: Mapping[str, Any]) -> str | None:
+    """One sentence on one baseline: where the student is better, worse, or not clearly either."""
+    by: dict[str, list[str]] = {"better": [], "worse": [], "level": []}
+    for field, shape in fields.items():
+        if shape["headline"] in difference:
+            by[standing(shape["headline"], difference[shape["headline"]])].append(field)
+    count = sum(map(len, by.values()))
+    words = {"better": "better in", "level": "no clear difference in", "worse": "worse in"}
+    parts = [f"{words[kind]} {_fields(by[kind], count)}" for kind in words if by[kind]]
+    return f"Against {NAMES.get(name, name)}: {'; '.join(parts)}." if parts else None
+
+
+def _fields(names: Sequence[str], count: int) -> str:
+    if len(names) == count and count > 1:
+        return f"all {count} fields"
+    return ", ".join(names) if len(names) <= 4 else f"{len(names)} of {count} fields"
+
+
+def _be(things: Sequence[object]) -> str:
+    return "is" if len(things) == 1 else "are"

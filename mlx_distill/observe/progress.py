@@ -1,0 +1,157 @@
+"""What is being done, on standard error: a bar on a terminal, a plain line now and then elsewhere, nothing when quiet.
+
+    with progress.step("convert", total=7, unit="shards") as step:
+        step.advance(1, GiB=0.9)
+
+Each step ends with how long it took. It knows nothing of what the steps do, and never writes to standard output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+SECONDS_BETWEEN_LINES = 5.0
+SHARE_BETWEEN_LINES = 0.1
+LONGEST_SILENCE = 60.0
+
+
+def duration(seconds: float) -> str:
+    """For people.
+
+    >>> duration(3.21), duration(252), duration(7380)
+    ('3.2 s', '4 min 12 s', '2 h 03 min')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+class Progress:
+    """Steps, one after another or one within another."""
+
+    def __init__(self, *, quiet: bool = False, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._quiet, self._clock = quiet, clock
+        self._stream = stream if stream is not None else sys.stderr
+        self._bars: Any = None
+        self._open = 0
+
+    def say(self, text: str) -> None:
+        """One line of its own, above the bars where there are any."""
+        if self._quiet:
+            return
+        if self._bars is not None:
+            self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    @contextlib.contextmanager
+    def step(self, title: str, total: int | None = None, *, unit: str = "") -> Iterator[Step]:
+        """`total` None: how much there is to do is not known. The last line says how long it took, and the last figures."""
+        step = Step(self, title, total, unit)
+        self._begin(step)
+        done = False
+        try:
+            yield step
+            done = True
+        finally:
+            self._end(step, done)
+
+    def _begin(self, step: Step) -> None:
+        if self._quiet:
+            return
+        if self._stream.isatty():
+            self._bars = self._bars or _bars(self._stream)
+            step.task = self._bars.add_task(step.title, total=step.total, figures="")
+        else:
+            self.say(f"{step.title} ...")
+        self._open += 1
+
+    def _end(self, step: Step, done: bool) -> None:
+        if self._quiet:
+            return
+        self._open -= 1
+        if self._bars is not None:
+            self._bars.remove_task(step.task)
+            if not self._open:
+                self._bars.stop()
+                self._bars = None
+        how = "done in" if done else "stopped after"
+        self.say(", ".join([f"{step.title}: {how} {duration(self._clock() - step.began)}", *step.figures()]))
+
+    def _show(self, step: Step) -> None:
+        if self._quiet:
+            return
+        if self._bars is not None:
+            self._bars.update(step.task, completed=step.count, figures=", ".join(step.figures(counted=False)))
+        elif step.due(self._clock()):
+            self.say(", ".join([f"{step.title}: {step.counted()}", *step.figures(counted=False)]))
+
+
+class Step:
+    """One thing being done. `advance` it as work gets done."""
+
+    def __init__(self, progress: Progress, title: str, total: int | None, unit: str) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.count = 0
+        self.began = self._last_time = progress._clock()
+        self.task: Any = None
+        self._last_count = 0
+        self._figures: dict[str, Any] = {}
+        self._progress = progress
+
+    def advance(self, n: int = 1, /, **figures: Any) -> None:
+        """`n` more are done; `figures` (loss=0.81, rows=12) are shown from now on."""
+        self.count += n
+        self._figures.update(figures)
+        self._progress._show(self)
+
+    def due(self, now: float) -> bool:
+        """Is it time for a line? Every 5 s at most; where there is a total, every 10 % or every minute."""
+        silent = now - self._last_time
+        far = self.total is None or self.count - self._last_count >= SHARE_BETWEEN_LINES * self.total
+        if silent < SECONDS_BETWEEN_LINES or not (far or silent >= LONGEST_SILENCE):
+            return False
+        self._last_time, self._last_count = now, self.count
+        return True
+
+    def counted(self) -> str:
+        of = f"{self.count:,} of {self.total:,}" if self.total is not None else f"{self.count:,}"
+        share = f" ({100 * self.count // self.total} %)" if self.total else ""
+        return of + (f" {self.unit}" if self.unit else "") + share
+
+    def figures(self, *, counted: bool = True) -> list[str]:
+        """What was counted, and the figures of the last `advance`, each as "name value"."""
+        count = [f"{self.count:,} {self.unit}".strip()] if counted and self.count else []
+        return count + [f"{name} {_figure(value)}" for name, value in self._figures.items()]
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _bars(stream: TextIO) -> Any:
+    """Rich's bars, started. Standard output is left alone: what is printed there is the program's result."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    bars = Bars(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+        console=Console(file=stream),
+        transient=True,
+        redirect_stdout=False,
+    )
+    bars.start()
+    return bars

@@ -1,0 +1,216 @@
+"""Does a recipe make sense? Every problem at once: its shape, each section's own sense, then what one section says of another.
+
+It looks whether files are there, and reads none of them: columns and labels are the data's matter, sizes and memory the machine's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mlx_distill.catalog import nearest
+from mlx_distill.recipe.build import join
+from mlx_distill.recipe.layers import neighbour
+from mlx_distill.recipe.load import Loaded, local
+from mlx_distill.recipe.problem import Problem as Problem
+from mlx_distill.recipe.problem import as_error
+from mlx_distill.recipe.schema import BaseSpec, DataSpec, FieldSpec, Recipe, SourceSpec, TaskSpec, TrainSpec
+
+Found = Iterator[tuple[str, str, str | None]]
+"""Dotted path, message, hint."""
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_COLUMN = re.compile(r"\{[^{}]+\}")
+_OWN = {"csv": ("delimiter",), "hf": ("split", "revision")}
+_NO_SHARES = ("mae", "dimension_mae", "overall_mae", "score_mae", "nll", "perplexity")
+
+
+def check(loaded: Loaded) -> list[Problem]:
+    """All problems of a recipe, by file and line; those of `--set` last."""
+    problems = list(loaded.problems)
+    for path, section in loaded.sections.items():
+        for inner, message, hint in section.problems() if hasattr(section, "problems") else ():
+            problems.append(loaded.problem(join(path, inner), message, hint))
+    problems.extend(loaded.problem(*found) for found in _across(loaded))
+    return sorted(problems, key=lambda problem: (problem.line is None, problem.file, problem.line or 0))
+
+
+def require(loaded: Loaded) -> Recipe:
+    """The recipe, where nothing is wrong with it. Raises RecipeError with every problem, one a line."""
+    problems = check(loaded)
+    if loaded.recipe is not None and not problems:
+        return loaded.recipe
+    raise as_error(problems)
+
+
+def metric_names(task: TaskSpec) -> list[str]:
+    """The metrics that a report on this task has, and that `targets` may name."""
+    kinds = {name: spec.kind for name, spec in task.fields.items()}
+    closed = [name for name, kind in kinds.items() if kind in ("choice", "flag")]
+    scores = [name for name, kind in kinds.items() if kind == "score"]
+    weighted = any(spec.weight is not None for spec in task.fields.values())
+    return [
+        *(["accuracy"] if closed or weighted else []),
+        *(f"{metric}.{name}" for name in closed for metric in ("accuracy", "macro_f1")),
+        *(f"mae.{name}" for name in scores),
+        *(["dimension_mae"] if scores else []),
+        *(["overall_mae", "score_mae"] if weighted else []),
+        *(["tier_agreement"] if weighted and task.tiers else []),
+        *(f"list_f1.{name}" for name, kind in kinds.items() if kind == "list"),
+        *("exact_match", "valid_json", "nll", "perplexity"),
+        *(f"ece.{name}" for name in (*closed, *scores)),
+    ]
+
+
+def _across(loaded: Loaded) -> Found:
+    """What one section says of another, for those that could be built."""
+    task, data, base, train = (loaded.sections.get(name) for name in ("task", "data", "base", "train"))
+    targets = loaded.recipe.targets if loaded.recipe is not None else None
+    if isinstance(task, TaskSpec):
+        yield from _task(task)
+    if isinstance(task, TaskSpec) and targets:
+        yield from _targets(task, targets)
+    if isinstance(task, TaskSpec) and isinstance(data, DataSpec):
+        yield from _strata(task, data)
+    for path, section in loaded.sections.items():
+        if isinstance(section, SourceSpec):
+            yield from _source(path, section)
+    if isinstance(base, BaseSpec):
+        yield from _base(base)
+    if isinstance(train, TrainSpec):
+        yield from _train(train)
+    if isinstance(data, DataSpec):
+        yield from _shares(data, train, bool(targets))
+
+
+def _task(task: TaskSpec) -> Found:
+    braces = _COLUMN.sub("", task.input.replace("{{", "").replace("}}", ""))
+    if "{" in braces or "}" in braces:
+        yield "task.input", "a brace that is no {column}", "write {{ or }} for a brace"
+    first: dict[float, str] = {}
+    for name, threshold in task.tiers.items():
+        if first.setdefault(threshold, name) != name:
+            yield f"task.tiers.{name}", f"begins at {threshold:g}, as {first[threshold]} does", "give each tier its own threshold"
+    for i, cap in enumerate(task.caps):
+        for key, condition in cap.when.items():
+            for message, hint in _condition(condition, task.fields.get(key)):
+                yield f"task.caps.{i}.when.{key}", message, hint
+        if not cap.when:
+            yield f"task.caps.{i}.when", "a cap needs a condition", "when: {relevant: false}"
+
+
+def _condition(condition: Any, field: FieldSpec | None) -> Iterator[tuple[str, str | None]]:
+    """What is wrong with a condition of a cap. Without a field it is on a column of the record, of which nothing is known."""
+    if isinstance(condition, dict):
+        yield from _bounds(condition, field)
+        return
+    for value in condition if isinstance(condition, list) else [condition]:
+        if isinstance(value, (dict, list)):
+            yield "must be a value, a list of values, {below: x} or {at_least: x}", None
+        elif field is not None and field.kind == "choice" and field.choices and value not in field.choices:
+            yield f"{value!r} is none of its choices", _quoted(value, field.choices)
+        elif field is not None and field.kind == "flag" and not isinstance(value, bool):
+            yield f"a flag is true or false; got {value!r}", None
+        elif field is not None and field.kind == "score" and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            yield f"a score is a number; got {value!r}", None
+
+
+def _bounds(condition: dict[str, Any], field: FieldSpec | None) -> Iterator[tuple[str, str | None]]:
+    for word, bound in condition.items():
+        if word not in ("below", "at_least"):
+            yield f"{word!r} is no condition", nearest(word, ["below", "at_least"])
+        elif isinstance(bound, bool) or not isinstance(bound, (int, float)):
+            yield f"{word} takes a number; got {bound!r}", None
+    if not condition:
+        yield "must be a value, a list of values, {below: x} or {at_least: x}", None
+    if field is not None and field.kind != "score":
+        yield f"a {field.kind} has no order", "name its values instead"
+
+
+def _quoted(value: Any, choices: tuple[str, ...]) -> str:
+    """The way out for `3` or `true` where the choices are texts."""
+    as_text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"quote it: '{as_text}'" if not isinstance(value, str) and as_text in choices else nearest(str(value), list(choices))
+
+
+def _targets(task: TaskSpec, targets: dict[str, float]) -> Found:
+    legal = metric_names(task)
+    for name, value in targets.items():
+        path, of_field = f"targets.{name}", name.partition(".")[2]
+        if name not in legal:
+            yield path, f"this task has no metric {name}", _metric_hint(name, legal, task)
+        elif value < 0 or (value > 1 and name.removesuffix(f".{of_field}") not in _NO_SHARES):
+            hint = f"{value / 100:g} for {value:g} %" if 1 < value <= 100 else None
+            yield path, f"{'must be at least 0' if value < 0 else 'is a share, 0 to 1'}; got {value:g}", hint
+
+
+def _metric_hint(name: str, legal: list[str], task: TaskSpec) -> str:
+    if name == "tier_agreement":
+        return "it needs task.tiers and fields with weights"
+    if name in ("overall_mae", "score_mae"):
+        return "it needs fields with weights"
+    field = task.fields.get(name.partition(".")[2])
+    same = [metric for metric in legal if field is not None and metric.partition(".")[2] == name.partition(".")[2]]
+    if field is not None:
+        return f"a {field.kind} has {', '.join(same)}" if same else f"a {field.kind} has no metric"
+    return nearest(name, legal)
+
+
+def _strata(task: TaskSpec, data: DataSpec) -> Found:
+    if data.split.stratify_by == "tier" and not task.tiers and "tier" not in task.fields:
+        yield "data.split.stratify_by", "there are no tiers to stratify by", "add task.tiers, or name a column or a field"
+
+
+def _source(path: str, source: SourceSpec) -> Found:
+    for name in ("split", "revision", "delimiter"):
+        if getattr(source, name) is not None and name not in _OWN.get(source.kind, ()):
+            owner = next(kind for kind, names in _OWN.items() if name in names)
+            yield f"{path}.{name}", f"a {source.kind} source has no {name}; {owner} has", "leave it out, or change the kind"
+    if source.delimiter is not None and len(source.delimiter) != 1:
+        yield f"{path}.delimiter", f"must be one character; got {source.delimiter!r}", r'a tab is "\t"'
+    place = local(source.path, Path.cwd())
+    if not source.path:
+        yield f"{path}.path", "is empty", "name a file"
+    elif place is not None and not _there(place):
+        yield f"{path}.path", f"there is no file {place}", neighbour(place)
+    elif place is None and not _HUB_ID.fullmatch(source.path):
+        yield f"{path}.path", f"{source.path!r} is neither a local folder nor a hub id", "a hub id is owner/name"
+
+
+def _base(base: BaseSpec) -> Found:
+    place = local(base.model, Path.cwd())
+    if not base.model:
+        yield "base.model", "is empty", "name a folder or a hub id, such as Qwen/Qwen2.5-1.5B-Instruct"
+    elif place is None and not _HUB_ID.fullmatch(base.model):
+        if "${" not in base.model:  # a name that the environment lacks is reported already
+            yield "base.model", f"{base.model!r} is neither a local folder nor a hub id", "a hub id is owner/name"
+    elif place is not None and not _there(place):
+        yield "base.model", f"there is no folder {place}", neighbour(place)
+    elif place is not None and not place.is_dir():
+        yield "base.model", f"{place} is a file; a checkpoint is a folder", "name the folder that it lies in"
+    elif place is not None and base.revision is not None:
+        yield "base.revision", "a local folder has no revision", "leave it out, or --set base.revision=none"
+
+
+def _train(train: TrainSpec) -> Found:
+    if train.schedule.floor > train.learning_rate:
+        message = f"the floor {train.schedule.floor:g} is above the learning rate {train.learning_rate:g}"
+        yield "train.schedule.floor", message, "train.learning_rate is the highest that there is"
+    if train.schedule.cycles > 1 and train.schedule.kind != "cosine":
+        yield "train.schedule.cycles", f"a {train.schedule.kind} schedule does not start anew", "kind: cosine, or leave cycles out"
+
+
+def _shares(data: DataSpec, train: object, targets: bool) -> Found:
+    if data.split.valid == 0 and isinstance(train, TrainSpec) and train.early_stopping is not None:
+        yield "train.early_stopping", "there are no validation rows to stop by", "give data.split.valid a share"
+    if data.split.test == 0 and targets:
+        yield "targets", "there are no test rows to judge by", "give data.split.test a share"
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False

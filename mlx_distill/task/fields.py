@@ -1,0 +1,180 @@
+"""Typed fields: their legal values, how a label is read from a record, their JSON and JSON schema.
+
+It knows one field at a time; nothing of tokens, prompts or overall scores.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mlx_distill.catalog import nearest
+from mlx_distill.recipe.schema import FieldSpec
+from mlx_distill.records import Value
+
+TEXT_CHARS, ITEM_CHARS, ITEMS = 400, 80, 8
+TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
+ABSENT = object()
+
+
+def closed_values(spec: FieldSpec) -> list[Value] | None:
+    """Every legal value of a score, choice or flag, in order; None for texts and lists."""
+    if spec.kind == "choice":
+        return list(spec.choices or ())
+    if spec.kind == "flag":
+        return [False, True]
+    if spec.kind == "score":
+        low, high, step = limits(spec)
+        steps = [low + i * step for i in range(round((high - low) / step) + 1)]
+        return [round(value) for value in steps] if _integral(spec) else [round(value, _decimals(spec)) for value in steps]
+    return None
+
+
+def limits(spec: FieldSpec) -> tuple[float, float, float]:
+    """(lowest, highest, step) of a score."""
+    return spec.min or 0.0, 10.0 if spec.max is None else spec.max, spec.step or 1.0
+
+
+def nearest_value(spec: FieldSpec, value: Value) -> Value:
+    """The legal value of a closed field that is nearest: a score between two steps goes to the nearer, upwards at the middle."""
+    values = closed_values(spec)
+    if spec.kind != "score" or values is None:
+        return value
+    low, _, step = limits(spec)
+    return values[min(len(values) - 1, math.floor((float(value) - low) / step + 0.5 + 1e-9))]  # type: ignore[arg-type]
+
+
+def json_text(spec: FieldSpec, value: Value) -> str:
+    """A value as it stands in an answer: compact, not ASCII-escaped; a score always with its step's decimals."""
+    if spec.kind == "score":
+        return str(value) if _integral(spec) else f"{value:.{_decimals(spec)}f}"
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def schema(spec: FieldSpec) -> dict[str, Any]:
+    """The JSON schema of one field."""
+    values = closed_values(spec)
+    if spec.kind == "flag":
+        return {"type": "boolean"}
+    if values is not None:
+        return {"enum": values}
+    if spec.kind == "text":
+        return {"type": "string", "maxLength": spec.max_chars or TEXT_CHARS}
+    item = {"enum": list(spec.choices)} if spec.choices else {"type": "string", "maxLength": spec.max_chars or ITEM_CHARS}
+    return {"type": "array", "items": item, "maxItems": spec.max_items or ITEMS}
+
+
+def answer_schema(fields: Mapping[str, FieldSpec]) -> dict[str, Any]:
+    """The JSON schema of a whole answer; every field is required, none may be added."""
+    properties = {name: schema(spec) for name, spec in fields.items()}
+    return {"type": "object", "properties": properties, "required": list(fields), "additionalProperties": False}
+
+
+def labels(fields: Mapping[str, FieldSpec], record: Mapping[str, Any], missing: Iterable[str] = ()) -> dict[str, Value]:
+    """A record's labels; absent ones are left out. Raises ValueError naming field, value and what is legal."""
+    absent = set(missing)
+    out: dict[str, Value] = {}
+    for name, spec in fields.items():
+        raw = lookup(name, spec, record)
+        if isinstance(raw, Mapping) and spec.kind == "score" and "score" in raw:
+            raw = raw["score"]
+        if raw is ABSENT or raw is None or (isinstance(raw, str) and (not raw.strip() or raw.strip() in absent)):
+            continue
+        if isinstance(raw, float) and math.isnan(raw):
+            continue
+        try:
+            out[name] = parse(spec, raw)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return out
+
+
+def lookup(name: str, spec: FieldSpec, record: Mapping[str, Any]) -> Any:
+    """The raw label: the column that `from` names, or the field's own, or `labels.<name>`. ABSENT where there is none."""
+    if spec.source is not None:
+        return follow(record, spec.source)
+    if name in record:
+        return record[name]
+    return follow(record, f"labels.{name}")
+
+
+def follow(record: Mapping[str, Any], path: str) -> Any:
+    """A column of that very name, or a dotted path into nested records. ABSENT where there is none."""
+    if path in record:
+        return record[path]
+    head, dot, rest = path.partition(".")
+    inner = record.get(head)
+    return follow(inner, rest) if dot and isinstance(inner, Mapping) else ABSENT
+
+
+def parse(spec: FieldSpec, raw: Any) -> Value:
+    """A label as the field's type. Raises ValueError."""
+    return {"score": _score, "choice": _choice, "flag": _flag, "text": _text, "list": _list}[spec.kind](spec, raw)
+
+
+def _score(spec: FieldSpec, raw: Any) -> Value:
+    low, high, _ = limits(spec)
+    try:
+        value = float("nan") if isinstance(raw, bool) else float(raw)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not math.isfinite(value):
+        raise ValueError(f"{raw!r} is no number")
+    if not low - 1e-9 <= value <= high + 1e-9:
+        raise ValueError(f"{raw} is outside {low:g} to {high:g}")
+    return int(value) if value == int(value) else value
+
+
+def _choice(spec: FieldSpec, raw: Any) -> Value:
+    text = ("true" if raw else "false") if isinstance(raw, bool) else str(raw).strip()
+    if isinstance(raw, float) and raw == int(raw) and text not in (spec.choices or ()):
+        text = str(int(raw))
+    if text not in (spec.choices or ()):
+        raise ValueError(f"{raw!r} is none of its choices; {nearest(text, list(spec.choices or ()))}")
+    return text
+
+
+def _flag(spec: FieldSpec, raw: Any) -> Value:
+    text = str(int(raw) if isinstance(raw, float) and raw in (0, 1) else raw).strip().casefold()
+    if text in TRUE or text in FALSE:
+        return text in TRUE
+    raise ValueError(f"{raw!r} is no flag; it takes true or false, yes or no, 1 or 0")
+
+
+def _text(spec: FieldSpec, raw: Any) -> Value:
+    """A text longer than the field's limit ends at the last word that fits: the student is never taught what the grammar forbids."""
+    if not isinstance(raw, (str, int, float)):
+        raise ValueError(f"a {type(raw).__name__} is no text")
+    return shortened(str(raw), spec.max_chars or TEXT_CHARS)
+
+
+def _list(spec: FieldSpec, raw: Any) -> Value:
+    items = raw
+    if isinstance(raw, str):
+        items = json.loads(raw) if raw.lstrip().startswith("[") else raw.split(";")
+    if not isinstance(items, list) or not all(isinstance(item, (str, int, float)) for item in items):
+        raise ValueError(f"{raw!r} is no list of texts")
+    texts = [str(item).strip() for item in items if str(item).strip()]
+    if spec.choices and (odd := [text for text in texts if text not in spec.choices]):
+        raise ValueError(f"{odd[0]!r} is none of its choices; {nearest(odd[0], list(spec.choices))}")
+    return [shortened(text, spec.max_chars or ITEM_CHARS) for text in texts[: spec.max_items or ITEMS]]
+
+
+def shortened(text: str, most: int) -> str:
+    """At most so many characters, cut after a word where there is one in the last fifth."""
+    if len(text) <= most:
+        return text
+    cut = text.rfind(" ", most - most // 5, most + 1)
+    return text[: cut if cut > 0 else most]
+
+
+def _integral(spec: FieldSpec) -> bool:
+    low, _, step = limits(spec)
+    return low == int(low) and step == int(step)
+
+
+def _decimals(spec: FieldSpec) -> int:
+    low, _, step = limits(spec)
+    return max(len(f"{number:.6f}".rstrip("0").partition(".")[2]) for number in (low, step))

@@ -1,0 +1,100 @@
+"""A Run: one training on disk. Where its parts lie, what was locked, and whether it may go on.
+
+    recipe.lock.yaml   split.json   adapter/   checkpoints/   events.jsonl   predictions.jsonl   report.json   report.html
+
+It knows the folder; it computes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_distill.errors import DataError, OutputError, RecipeError
+from mlx_distill.files import write_json
+from mlx_distill.recipe.lock import differences, read_lock, write_lock
+from mlx_distill.recipe.schema import Recipe
+
+MAY_CHANGE = ("train.epochs", "train.early_stopping", "train.memory_limit", "train.keep", "targets", "evaluate", "name")
+"""What a resumed run may ask for anew: nothing that has been computed depends on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    path: Path
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "recipe.lock.yaml"
+
+    @property
+    def adapter(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    def exists(self) -> bool:
+        return self.lock.is_file()
+
+    def begin(self, recipe: Recipe, facts: Mapping[str, Any], split: Mapping[str, Sequence[str]]) -> None:
+        """Write split, then lock: where the lock is, the run is whole enough to go on."""
+        write_json(self.path / "split.json", {name: list(ids) for name, ids in split.items()})
+        write_lock(self.lock, recipe, facts=facts)
+
+    def open(self) -> tuple[Recipe, dict[str, Any]]:
+        """Its recipe and what was locked with it. Raises OutputError where there is no run."""
+        if not self.exists():
+            what = "this is a file" if self.path.is_file() else "there is no run here" if self.path.is_dir() else "there is no such folder"
+            raise OutputError(what, file=self.path, hint="make one: mlx-distill run RECIPE --out RUN")
+        return read_lock(self.lock)
+
+    def split(self) -> dict[str, list[str]]:
+        try:
+            split: dict[str, list[str]] = json.loads((self.path / "split.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"the split cannot be read: {error}", file=self.path / "split.json", hint="the run is damaged; begin another"
+            ) from None
+        return split
+
+    def refuse_foreign(self) -> None:
+        """A folder that holds something else is not ours to fill. Raises OutputError."""
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError("this is a file; a run is a folder", file=self.path, hint="name another --out")
+        if (
+            self.path.is_dir()
+            and not self.exists()
+            and (odd := [p.name for p in self.path.iterdir() if p.name not in OURS and p.name[0] != "."])
+        ):
+            raise OutputError(
+                f"this folder holds something else ({sorted(odd)[0]})", file=self.path, hint="name a new or empty folder as --out"
+            )
+
+    def require_same(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+        """Raises RecipeError, with what changed, where this run was begun with another recipe, and DataError with other data or base."""
+        locked, before = self.open()
+        if changed := [change for change in differences(locked, recipe) if not change.startswith(MAY_CHANGE)]:
+            listed = "".join(f"\n  {change}" for change in changed)
+            raise RecipeError(
+                f"the run was begun with another recipe:{listed}", file=self.lock, hint="undo the change, or begin a new run: --out"
+            )
+        for thing in ("data", "base"):
+            old, new = before.get(thing, {}), facts[thing]
+            key = "sha256" if thing == "data" else "key"
+            if old.get(key) != new.get(key):
+                hint = f"bring back what it was begun with ({thing} {str(old.get(key))[:12]}), or begin a new run: --out"
+                raise DataError(f"the {thing} changed since the run was begun", file=self.lock, hint=hint)
+
+    def adapter_hash(self) -> str | None:
+        """SHA-256 of the kept adapter's weights; None before the first validation."""
+        path = self.adapter / "adapter_model.safetensors"
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+OURS = {"split.json", "adapter", "checkpoints", "events.jsonl", "predictions.jsonl", "report.json", "report.html"}

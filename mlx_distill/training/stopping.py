@@ -1,0 +1,43 @@
+"""Which validation was the best, and when waiting for a better one is over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlx_distill.recipe.schema import StoppingSpec
+
+
+@dataclass(slots=True)
+class Stopping:
+    """`best` in nats a token, reached at `step`; `waited`: validations since the last improvement of at least `min_delta`."""
+
+    best: float = math.inf
+    step: int = -1
+    waited: int = 0
+    bar: float = math.inf
+    """What counts as an improvement is measured from here, so that many tiny ones do not keep a run alive."""
+
+    def judge(self, loss: float, step: int, spec: StoppingSpec | None) -> bool:
+        """Take down a validation. True where it is the best so far."""
+        improved = loss < self.bar - (spec.min_delta if spec else 0.0)
+        self.waited = 0 if improved else self.waited + 1
+        self.bar = loss if improved else self.bar
+        if loss < self.best:
+            self.best, self.step = loss, step
+            return True
+        return False
+
+    def over(self, spec: StoppingSpec | None) -> bool:
+        return spec is not None and self.waited >= spec.patience
+
+    def state(self) -> dict[str, float | int | None]:
+        """For JSON, which lacks infinities."""
+        return {name: None if value == math.inf else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Stopping:
+        values: dict[str, Any] = {name: math.inf if value is None else value for name, value in state.items()}
+        return cls(**values)

@@ -1,0 +1,146 @@
+"""From a recipe to what is learned: its rows, who trains, and every row in tokens; and what the run will cost, said beforehand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlx_distill.data import examples
+from mlx_distill.data.batches import steps_per_epoch
+from mlx_distill.data.tokens import Lessons, lessons
+from mlx_distill.errors import DataError
+from mlx_distill.models.estimates import training_memory
+from mlx_distill.recipe.schema import Recipe
+from mlx_distill.records import BadRow, Example
+from mlx_distill.task.answer import AnswerPlan
+from mlx_distill.task.prompt import Prompt, load_tokenizer
+
+GIB = 2**30
+
+
+@dataclass(slots=True)
+class Prepared:
+    recipe: Recipe
+    rows: dict[str, Example]
+    bad: list[BadRow]
+    sha256: str
+    split: dict[str, list[str]]
+    limit: int | None = None
+    tokenizer: Any = None
+    prompt: Prompt = field(init=False)
+    plan_of_answers: AnswerPlan = field(init=False)
+    lessons: dict[str, Lessons] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, limit: int | None = None) -> Prepared:
+        """Read and split the data. `limit`: so many rows, chosen by the hash of their ids. Raises DataError."""
+        path = Path(recipe.data.source.path)
+        loaded = examples.load(recipe.task, recipe.data, path)
+        rows = loaded.rows
+        if limit is not None:
+            rows = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode("utf-8", "surrogatepass")).digest())[:limit]
+        split = examples.divide(recipe.task, recipe.data.split, rows, path)
+        return cls(recipe, {row.id: row for row in rows}, loaded.bad, loaded.sha256, split, limit)
+
+    def read(self, base: Path) -> None:
+        """Tokenize with the tokenizer of a base, or of the checkpoint that it will be made of. Raises DataError where nothing can be learned."""
+        self.tokenizer = load_tokenizer(base)
+        self.prompt = Prompt(self.recipe.task, self.tokenizer)
+        self.plan_of_answers = AnswerPlan(self.recipe.task.fields, self.tokenizer)
+        for name in ("train", "valid"):
+            rows = (self.rows[i] for i in self.split[name])
+            self.lessons[name] = lessons(rows, self.prompt, self.plan_of_answers, self.recipe.train.max_tokens)
+        if not self.lessons["train"].rows:
+            rejected = self.lessons["train"].rejected
+            why = (
+                f"; the first: {rejected[0].reason}"
+                if rejected
+                else f": none has a label in its first field, {next(iter(self.recipe.task.fields))}"
+            )
+            hint = "raise train.max_tokens" if rejected else "put a field that most rows have first"
+            raise DataError(f"no row is left to train on{why}", file=self.recipe.data.source.path, hint=hint)
+
+    @property
+    def tokens(self) -> int:
+        """Of one epoch, the shared prefix not counted."""
+        return sum(len(lesson.row.tokens) for lesson in self.lessons["train"].rows)
+
+    @property
+    def steps(self) -> int:
+        train = self.recipe.train
+        return train.epochs * steps_per_epoch(len(self.lessons["train"].rows), train.batch_size, train.accumulate)
+
+    def facts(self) -> dict[str, Any]:
+        """What the lock keeps of the data."""
+        data = {"sha256": self.sha256, "rows": len(self.rows), "bad": len(self.bad), "split": {k: len(v) for k, v in self.split.items()}}
+        return {"data": data | ({"limit": self.limit} if self.limit is not None else {})}
+
+    def plan(self, base: Path, card: Mapping[str, Any]) -> Iterator[str]:
+        """What training will do, in lines for a person."""
+        train, recipe = self.lessons["train"], self.recipe
+        counts = ", ".join(f"{len(ids)} {name}" for name, ids in self.split.items())
+        yield f"{recipe.name}: {len(self.rows)} rows ({counts}), {len(self.bad)} bad"
+        trimmed = sum(lesson.trimmed for lesson in train.rows)
+        for number, what in (
+            (len(train.rejected), f"rejected, too long for train.max_tokens {recipe.train.max_tokens}"),
+            (train.unlabelled, "without a label in the first field, not learned"),
+            (trimmed, "lose the middle of their text"),
+        ):
+            if number:
+                yield f"  of those to train, {number} {what}"
+        learned = sum(len(lesson.row.targets) for lesson in train.rows)
+        yield (
+            f"{recipe.train.epochs} epochs, {self.steps} steps of {recipe.train.batch_size} x {recipe.train.accumulate} rows; an epoch has "
+            f"{self.tokens:,} tokens, {learned:,} of them learned, behind a shared prefix of {len(self.prompt.prefix)}"
+        )
+        memory = self._memory(base)
+        yield f"base: {card['parameters']:,} parameters, {_size(_weight_bytes(base))} on disk; about {_size(memory)} of memory to train"
+
+    def _memory(self, base: Path) -> int:
+        rows = sorted(self.lessons["train"].rows, key=lambda lesson: -len(lesson.row.tokens))[: self.recipe.train.batch_size]
+        return training_memory(
+            open_config(base),
+            weight_bytes=_weight_bytes(base),
+            rank=self.recipe.lora.rank,
+            rows=len(rows),
+            tokens=len(rows[0].row.tokens),
+            prefix=len(self.prompt.prefix),
+            learned=sum(len(lesson.row.targets) for lesson in rows),
+            width=4,
+        ).total
+
+
+def open_config(base: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def _weight_bytes(base: Path) -> int:
+    return sum(path.stat().st_size for path in base.glob("*.safetensors"))
+
+
+def _size(count: float) -> str:
+    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.0f} MiB"
+
+
+def example_rows(prepared: Prepared, number: int) -> list[dict[str, Any]]:
+    """The first rows as the student will see them: prompt, answer, tokens; learned tokens marked by their text."""
+    out = []
+    decode = prepared.tokenizer.decode
+    for lesson in prepared.lessons["train"].rows[:number]:
+        row, prefix = lesson.row, prepared.prompt.prefix if lesson.shared else prepared.prompt.prefix[:0]
+        start = int(row.read_at[0]) + 1
+        out.append(
+            {
+                "id": row.id,
+                "prompt": decode([*prefix, *row.tokens[:start]]),
+                "learned": decode(row.targets),
+                "tokens": {"prefix": len(prefix), "own": start, "learned": len(row.targets)},
+                "trimmed": lesson.trimmed,
+            }
+        )
+    return out
