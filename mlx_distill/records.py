@@ -59,6 +59,17 @@ class TokenRow:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Taught:
+    """What an answer adds to a prompt in training. After `read[i]` tokens of `inputs` (0: after the prompt), `targets[i]` is learned."""
+
+    inputs: Ids
+    read: Ids
+    targets: Ids
+    weight: NDArray[np.float32]
+    allowed: Sequence[Ids] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Group:
     """Rows that share a prefix, in the micro-batches of one effective batch. `prefix` may be empty."""
 

@@ -1,18 +1,26 @@
 """From an example to what the student reads and learns: prompt and answer in tokens, the answer never cut.
 
-It joins `task.prompt` and `task.answer`; it knows nothing of models, batches or epochs.
+It joins `task.prompt` and a plan of answers; it knows nothing of models, batches or epochs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from mlx_distill.records import BadRow, Example, Ids, TokenRow
-from mlx_distill.task.answer import AnswerPlan
+from mlx_distill.records import BadRow, Example, Ids, Taught, TokenRow, Value
 from mlx_distill.task.prompt import Prompt
+
+
+class Plan(Protocol):
+    """How a task is answered: `task.answer.AnswerPlan` or `task.slots.SlotPlan`."""
+
+    room: int
+
+    def taught(self, labels: Mapping[str, Value]) -> Taught | None: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,32 +42,33 @@ class Lessons:
     """Rows without a label in the first field: they teach nothing."""
 
 
-def lessons(examples: Iterable[Example], prompt: Prompt, plan: AnswerPlan, max_tokens: int) -> Lessons:
+def lessons(examples: Iterable[Example], prompt: Prompt, plan: Plan, max_tokens: int) -> Lessons:
     """Every example that teaches something. One whose answer leaves no room for any of its text is rejected, by id."""
-    out = Lessons([], [], 0)
+    rows: list[Lesson] = []
+    rejected: list[BadRow] = []
     unlabelled = 0
     for example in examples:
-        target = plan.target(example.labels)
-        if not target.tokens:
+        taught = plan.taught(example.labels)
+        if taught is None:
             unlabelled += 1
             continue
-        ids, trimmed = prompt.ids(example.text, max_tokens - len(target.tokens))
-        if len(ids) + len(target.tokens) > max_tokens:
-            reason = f"prompt and answer need {len(ids) + len(target.tokens)} tokens, train.max_tokens is {max_tokens}"
-            out.rejected.append(BadRow(reason, example.line, example.id))
+        room = max_tokens - len(taught.inputs) - 1
+        ids, trimmed = prompt.ids(example.text, room)
+        if len(ids) > room:
+            need = len(ids) + len(taught.inputs) + 1
+            rejected.append(BadRow(f"prompt and answer need {need} tokens, train.max_tokens is {max_tokens}", example.line, example.id))
             continue
-        weights = [plan.weight(field) for field in target.field]
-        out.rows.append(_lesson(example.id, ids, target.tokens, weights, prompt.prefix, trimmed))
-    return Lessons(out.rows, out.rejected, unlabelled)
+        rows.append(_lesson(example.id, ids, taught, prompt.prefix, trimmed))
+    return Lessons(rows, rejected, unlabelled)
 
 
-def _lesson(name: str, prompt: Ids, answer: tuple[int, ...], weights: list[float], prefix: Ids, trimmed: bool) -> Lesson:
-    """The token after position i of prompt + answer is learned for each i from the prompt's last on."""
+def _lesson(name: str, prompt: Ids, taught: Taught, prefix: Ids, trimmed: bool) -> Lesson:
+    """The token after the prompt and `read` tokens of the answer is the one that is learned."""
     shared = begins_with(prompt, prefix)
     start = len(prefix) if shared else 0
-    tokens = np.concatenate([prompt, np.array(answer[:-1], np.int32)]).astype(np.int32)[start:]
-    read_at = np.arange(len(prompt) - 1 - start, len(tokens), dtype=np.int32)
-    row = TokenRow(name, tokens, read_at, np.array(answer, np.int32), np.array(weights, np.float32))
+    tokens = np.concatenate([prompt, taught.inputs]).astype(np.int32)[start:]
+    read_at = (len(prompt) - 1 - start + taught.read).astype(np.int32)
+    row = TokenRow(name, tokens, read_at, taught.targets, taught.weight, taught.allowed)
     return Lesson(row, shared, trimmed, len(prompt))
 
 

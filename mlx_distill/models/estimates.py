@@ -26,7 +26,7 @@ class Memory:
 def training_memory(
     config: Mapping[str, Any], *, weight_bytes: int, rank: int, rows: int, tokens: int, prefix: int, learned: int, width: int
 ) -> Memory:
-    """For micro-batches of `rows` rows of at most `tokens` tokens behind a prefix, `learned` of them read. `width`: bytes a number, computing."""
+    """For micro-batches of `rows` rows of at most `tokens` tokens behind a prefix, `learned` of them read; `width` bytes a number."""
     hidden, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     heads = config["num_attention_heads"]
     head = config.get("head_dim") or hidden // heads

@@ -70,6 +70,8 @@ def _across(loaded: Loaded) -> Found:
     targets = loaded.recipe.targets if loaded.recipe is not None else None
     if isinstance(task, TaskSpec):
         yield from _task(task)
+    if loaded.recipe is not None and loaded.recipe.answer == "slots":
+        yield from _slots(loaded.recipe.task)
     if isinstance(task, TaskSpec) and targets:
         yield from _targets(task, targets)
     if isinstance(task, TaskSpec) and isinstance(data, DataSpec):
@@ -83,6 +85,17 @@ def _across(loaded: Loaded) -> Found:
         yield from _train(train)
     if isinstance(data, DataSpec):
         yield from _shares(data, train, bool(targets))
+
+
+def _slots(task: TaskSpec) -> Found:
+    """Open fields have no closed set of values to read."""
+    for name, spec in task.fields.items():
+        if spec.kind in ("text", "list"):
+            yield (
+                f"task.fields.{name}.type",
+                f"a {spec.kind} in `answer: slots` is not supported yet",
+                "answer: json, or leave the field out",
+            )
 
 
 def _task(task: TaskSpec) -> Found:

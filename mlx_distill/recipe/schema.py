@@ -243,6 +243,8 @@ class Recipe:
     base: BaseSpec = setting(meaning="the checkpoint that is taught")
     lora: LoraSpec = setting(LoraSpec, "the adapter")
     train: TrainSpec = setting(TrainSpec, "the training")
-    answer: str = setting("json", "how the student answers", choices=("json", "slots"), later=("slots",))
+    answer: str = setting(
+        "json", "json: written field after field; slots: every value read at once (closed fields only)", choices=("json", "slots")
+    )
     evaluate: EvaluateSpec = setting(EvaluateSpec, "what the report shows")
     targets: dict[str, float] = setting(dict, "metric: the value to reach")

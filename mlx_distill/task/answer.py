@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mlx_distill.errors import CheckpointError
 from mlx_distill.recipe.schema import FieldSpec
-from mlx_distill.records import Value
+from mlx_distill.records import Taught, Value
 from mlx_distill.task.fields import ITEM_CHARS, ITEMS, TEXT_CHARS, closed_values, json_text, nearest_value, schema
 
 Tokens = tuple[int, ...]
@@ -86,6 +88,18 @@ class AnswerPlan:
             field += [None] * len(slot.before) + [slot.name] * len(value)
         ending = (*self.close, *(() if self.end is None else (self.end,)))
         return Target((*tokens, *ending), (*field, *[None] * len(ending)))
+
+    def taught(self, labels: Mapping[str, Value]) -> Taught | None:
+        """What a row teaches: every token of its answer. None where the first field has no label."""
+        target = self.target(labels)
+        if not target.tokens:
+            return None
+        return Taught(
+            inputs=np.array(target.tokens[:-1], np.int32),
+            read=np.arange(len(target.tokens), dtype=np.int32),
+            targets=np.array(target.tokens, np.int32),
+            weight=np.array([self.weight(field) for field in target.field], np.float32),
+        )
 
     def weight(self, field: str | None) -> float:
         """How much a token counts in the loss: its field's `loss`, 1 for fixed text."""

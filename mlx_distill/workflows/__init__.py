@@ -6,7 +6,6 @@ A workflow reads what the stage before wrote and writes its own. It parses no fl
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -333,7 +332,7 @@ def infer(setting: Setting, student: Path, source: Path, output: Path, *, resume
         backend = setting.choose()
         base, _ = base_of(setting, recipe, backend)
         opened = backend.open(base, adapters={"run": run.adapter}, memory_limit=_bytes(recipe.train.memory_limit))
-        engine = Engine(opened, recipe.task, load_tokenizer(base), max_tokens=recipe.train.max_tokens, adapter="run")
+        engine = Engine(opened, recipe.task, load_tokenizer(base), answer=recipe.answer, max_tokens=recipe.train.max_tokens, adapter="run")
         with setting.progress.step("infer", unit="rows") as bar:
             done = run_job(rows, engine, output, bar, resume=resume)
     seconds = time.monotonic() - started

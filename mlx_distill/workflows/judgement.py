@@ -26,8 +26,8 @@ from mlx_distill.recipe.lock import recipe_hash
 from mlx_distill.recipe.schema import Recipe
 from mlx_distill.records import BadRow, Example, LossSum, Prediction, Value
 from mlx_distill.task import rubric
-from mlx_distill.task.answer import AnswerPlan
 from mlx_distill.task.fields import follow
+from mlx_distill.task.plan import plan
 from mlx_distill.task.prompt import Prompt, load_tokenizer
 from mlx_distill.training.run import Run
 
@@ -61,8 +61,8 @@ class Judgement:
         if not any(name == "test" for _, name in self._rows):
             raise DataError("there is no test row to judge by", file=path, hint="data.split.test is 0; give labelled rows: --data FILE")
         tokenizer = load_tokenizer(base)
-        self._engine = Engine(student, recipe.task, tokenizer, max_tokens=recipe.train.max_tokens, adapter="run")
-        self._prompt, self._plan = Prompt(recipe.task, tokenizer), AnswerPlan(recipe.task.fields, tokenizer)
+        self._engine = Engine(student, recipe.task, tokenizer, answer=recipe.answer, max_tokens=recipe.train.max_tokens, adapter="run")
+        self._prompt, self._plan = Prompt(recipe.task, tokenizer), plan(recipe.answer, recipe.task.fields, tokenizer)
         self._judged: list[Judged] = []
         self._document: dict[str, Any] = {}
         self.total = len(self._rows)
@@ -139,9 +139,8 @@ class Judgement:
         """Nats of the reference answers, by row."""
         rows = lessons([row for row, _ in self._rows], self._prompt, self._plan, self._recipe.train.max_tokens).rows
         out: dict[str, LossSum] = {}
-        session = self._student
         for batch in by_length(rows, TOKENS_AT_ONCE):
-            out |= session.loss(groups([batch], self._prompt.prefix))
+            out |= self._student.loss(groups([batch], self._prompt.prefix))
         return out
 
     def _counts(self) -> dict[str, int]:

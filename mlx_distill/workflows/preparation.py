@@ -17,7 +17,9 @@ from mlx_distill.models.estimates import training_memory
 from mlx_distill.recipe.schema import Recipe
 from mlx_distill.records import BadRow, Example
 from mlx_distill.task.answer import AnswerPlan
+from mlx_distill.task.plan import plan
 from mlx_distill.task.prompt import Prompt, load_tokenizer
+from mlx_distill.task.slots import SlotPlan
 
 GIB = 2**30
 
@@ -32,7 +34,7 @@ class Prepared:
     limit: int | None = None
     tokenizer: Any = None
     prompt: Prompt = field(init=False)
-    plan_of_answers: AnswerPlan = field(init=False)
+    answers: AnswerPlan | SlotPlan = field(init=False)
     lessons: dict[str, Lessons] = field(default_factory=dict)
 
     @classmethod
@@ -47,13 +49,13 @@ class Prepared:
         return cls(recipe, {row.id: row for row in rows}, loaded.bad, loaded.sha256, split, limit)
 
     def read(self, base: Path) -> None:
-        """Tokenize with the tokenizer of a base, or of the checkpoint that it will be made of. Raises DataError where nothing can be learned."""
+        """Tokenize with the tokenizer of a base, or of the checkpoint it is made of. Raises DataError where nothing can be learned."""
         self.tokenizer = load_tokenizer(base)
         self.prompt = Prompt(self.recipe.task, self.tokenizer)
-        self.plan_of_answers = AnswerPlan(self.recipe.task.fields, self.tokenizer)
+        self.answers = plan(self.recipe.answer, self.recipe.task.fields, self.tokenizer)
         for name in ("train", "valid"):
             rows = (self.rows[i] for i in self.split[name])
-            self.lessons[name] = lessons(rows, self.prompt, self.plan_of_answers, self.recipe.train.max_tokens)
+            self.lessons[name] = lessons(rows, self.prompt, self.answers, self.recipe.train.max_tokens)
         if not self.lessons["train"].rows:
             rejected = self.lessons["train"].rejected
             why = (

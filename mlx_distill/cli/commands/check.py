@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,12 @@ def _problem(problem: dict[str, Any]) -> str:
 
 
 def _rows(found: dict[str, Any]) -> list[str]:
+    styled = sys.stdout.isatty()
     lines = []
     for row in found.get("rows", []):
         tokens = row["tokens"]
         trimmed = ", its text lost the middle" if row["trimmed"] else ""
-        lines += [
-            f"--- row {row['id']}: {tokens['prefix']} tokens of shared prefix, {tokens['own']} of its own, {tokens['learned']} learned{trimmed}",
-            row["prompt"] + click.style(row["learned"], bold=True) if click.get_text_stream("stdout").isatty() else _marked(row),
-            "",
-        ]
+        counts = f"{tokens['prefix']} tokens of shared prefix, {tokens['own']} of its own, {tokens['learned']} learned"
+        learned = click.style(row["learned"], bold=True) if styled else f"[learned: {row['learned']}]"
+        lines += [f"--- row {row['id']}: {counts}{trimmed}", row["prompt"] + learned, ""]
     return lines
-
-
-def _marked(row: dict[str, Any]) -> str:
-    return f"{row['prompt']}[learned: {row['learned']}]"
