@@ -19,11 +19,11 @@ from typing import Any
 
 from mlx_distill.backends.base import Backend
 from mlx_distill.errors import BackendError, CheckpointError, DoesNotFit, OutputError
+from mlx_distill.files import atomic_folder, refuse_taken, write_bytes, write_text
 from mlx_distill.models import packed
 from mlx_distill.models.checkpoint import INDEX, Checkpoint, open_checkpoint
 from mlx_distill.models.packed import BITS, DTYPES, GROUP_SIZES, Packing, Plan
-from mlx_distill.models.staging import refuse_existing, staged, write_file
-from mlx_distill.models.tensors import TensorWriter
+from mlx_distill.models.tensors import tensor_file
 from mlx_distill.records import RawTensor
 
 FORMAT = 1
@@ -54,19 +54,19 @@ def convert(
     out: Path,
     *,
     backend: Backend,
-    bits: int | None = 4,
-    group_size: int = 64,
+    bits: int | None,
+    group_size: int,
     dtype: str | None = None,
     origin: str | None = None,
     revision: str | None = None,
 ) -> Converted:
-    """Write the Base of a checkpoint to `out`, which must not exist.
+    """Write the Base of a checkpoint to `out`, which may be an empty folder.
 
     `bits` None: unquantized. `dtype` None: the checkpoint's. `origin` and `revision`: what the user called the checkpoint, for
     `base.json`. Raises CheckpointError, BackendError, DoesNotFit, OutputError; memory stays at a few pieces of 64 MiB.
     """
     _check_settings(bits, group_size, dtype)
-    refuse_existing(out)
+    refuse_taken(out)
     checkpoint = open_checkpoint(source)
     return _write(checkpoint, out, Packing(bits, group_size, dtype), backend, _source_card(checkpoint, origin, revision))
 
@@ -119,11 +119,11 @@ def _write(checkpoint: Checkpoint, out: Path, asked: Packing, backend: Backend, 
     files = list(packed.shards(packed.plan(checkpoint.tensors, packing), packed.SHARD_BYTES))
     index = packed.index_of(files)
     _check_disk(out, index["metadata"]["total_size"] + sum(path.stat().st_size for path in checkpoint.kept))
-    with staged(out) as folder:
+    with atomic_folder(out) as folder:
         for name, plans in files:
             _write_shard(folder / name, plans, packing, backend)
         for path in checkpoint.kept:
-            write_file(folder / path.name, path.read_bytes())
+            write_bytes(folder / path.name, _read(path))
         _write_json(folder / INDEX, index)
         _write_json(folder / "config.json", packed.config_of(checkpoint.config, packing, _eos(checkpoint)))
         sizes = index["metadata"]
@@ -141,7 +141,7 @@ def _write(checkpoint: Checkpoint, out: Path, asked: Packing, backend: Backend, 
 
 def _write_shard(path: Path, plans: list[Plan], packing: Packing, backend: Backend) -> None:
     outputs = {name: what for plan in plans for name, what in plan.outputs.items()}
-    with TensorWriter(path, outputs) as writer:
+    with tensor_file(path, outputs) as writer:
         for plan in plans:
             bits = packing.bits if plan.packed else None
             for piece in _pieces(plan):
@@ -189,8 +189,15 @@ def _check_disk(out: Path, needed: int) -> None:
         raise DoesNotFit(f"the base needs {needed / 1e9:.2f} GB of disk; {free / 1e9:.2f} GB are free", hint=hint, file=out)
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", file=path) from None
+
+
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
-    write_file(path, (json.dumps(data, indent=4) + "\n").encode())
+    write_text(path, json.dumps(data, indent=4) + "\n")
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,6 +32,8 @@ _REASONS = {
     errno.ENOLCK: ("its disk has no file locks", "write to a local disk"),
     errno.ENOTSUP: ("its disk has no file locks", "write to a local disk"),
 }
+_HIDDEN = ".mlx-distill."
+"""How names begin of what is not whole yet."""
 _TAIL = 64 * 1024
 
 
@@ -46,30 +48,35 @@ def writing(path: Path) -> Iterator[None]:
 
 def output_error(path: Path, error: OSError) -> DistillError:
     if error.errno in _FULL:
-        return DoesNotFit(f"cannot write {path}: the disk is full", hint="free some space, or write to another disk")
+        return DoesNotFit("cannot be written: the disk is full", hint="free some space, or write to another disk", file=path)
     reason, hint = _REASONS.get(error.errno or 0, (error.strerror or str(error), None))
-    return OutputError(f"cannot write {path}: {reason}", hint=hint)
+    return OutputError(f"cannot be written: {reason}", hint=hint, file=path)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Atomic: temporary file in the same folder, fsync, rename, fsync of the folder. Missing folders are made."""
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A hidden file beside `path`, to be written; on leaving it takes the place of `path`, on an error it vanishes.
+
+    Missing folders are made. It is on the disk before it has its name.
+    """
     with writing(path):
         target = path.resolve()  # a link stays a link; what it points to is replaced
         if target.exists() and not target.is_file():
             # renaming over a device such as /dev/null would remove the device
             raise OSError(errno.EISDIR, "") if target.is_dir() else OSError(errno.EINVAL, "it is not a regular file")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".{secrets.token_hex(6)}.tmp"
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
+        with _hidden(target.parent, lambda place: place.touch(exist_ok=False)) as hidden:
+            with hidden.open("r+b") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(target.parent)
+            hidden.replace(target)
+            _sync_folder(target.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """As `atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -86,42 +93,43 @@ def write_json(path: Path, doc: Any) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A hidden folder beside `path`, to be filled; on leaving it becomes `path`, on an error it vanishes.
 
-    `path` may be absent or an empty folder. What a killed process left behind is removed by the next one.
+    `path` may be absent or an empty folder. Where two processes fill the same one, the first to leave has it, and the other fails.
     """
+    refuse_taken(path)
     with writing(path):
         target = path.resolve()
-        if target.exists() and not target.is_dir():
-            raise OSError(errno.EEXIST, "")
-        if target.exists() and any(target.iterdir()):
-            raise OSError(errno.ENOTEMPTY, "")
-    partial = target.with_name(f".{target.name}.partial")
-    with exclusive(partial, named=path):
-        try:
-            with writing(path):
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
-            yield partial
-            with writing(path):
-                _sync_tree(partial)
-                partial.replace(target)
-                _sync_folder(target.parent)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        with _hidden(target.parent, Path.mkdir) as hidden:
+            yield hidden
+            _sync_tree(hidden)
+            try:
+                hidden.rename(target)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise OutputError("another process has written it meanwhile", hint="name another place", file=path) from None
+                raise
+            _sync_folder(target.parent)
+
+
+def refuse_taken(path: Path) -> None:
+    """Raises OutputError where `path` is neither absent nor an empty folder: before anything is done for what is to come there."""
+    with writing(path):
+        if path.exists() and not path.is_dir():
+            raise OutputError("a file stands there already", hint="name another place, or remove it first", file=path)
+        if path.exists() and any(path.iterdir()):
+            raise OutputError("the folder is not empty", hint="name a new folder, or remove this one", file=path)
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, *, named: Path | None = None) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
     """Hold `path` (a file or a folder, there or not) for this process; the lock ends with the process, whatever ends it.
 
     The lock is a hidden file beside it. Raises OutputError where another process, or this one, holds it already.
     """
-    named = named or path
-    with writing(named):
+    with writing(path):
         target = path.resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = target.with_name(f".{target.name}.lock")
-        file = _locked(lock, named)
+        file = _locked(lock, path)
     try:
         yield
     finally:
@@ -140,10 +148,8 @@ def _locked(lock: Path, named: Path) -> BinaryIO:
             file.seek(0)
             holder = file.read(32).decode("ascii", "replace").strip()
             file.close()
-            raise OutputError(
-                f"{named} is in use by " + (f"process {holder}" if holder else "another process"),
-                hint="wait until it is done, or write elsewhere",
-            ) from None
+            by = f"process {holder}" if holder else "another process"
+            raise OutputError(f"is in use by {by}", hint="wait until it is done, or write elsewhere", file=named) from None
         except OSError:
             file.close()
             raise
@@ -172,6 +178,56 @@ def drop_torn_line(path: Path) -> int:
         if end < size:
             file.truncate(end)
         return size - end
+
+
+@contextlib.contextmanager
+def _hidden(parent: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A new hidden file or folder, locked until it is renamed or, where the block fails, removed.
+
+    The system lets go of a killed process's locks, so whoever writes beside it next can tell what it left from what is in use.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    _sweep(parent)
+    hidden, lock = _made(parent, make)
+    try:
+        yield hidden
+    except BaseException:
+        _remove(hidden)
+        raise
+    finally:
+        os.close(lock)
+
+
+def _made(parent: Path, make: Callable[[Path], None]) -> tuple[Path, int]:
+    while True:
+        hidden = parent / f"{_HIDDEN}{secrets.token_hex(6)}"
+        make(hidden)
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(hidden, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a disk without locks: then nothing there is ever swept away
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if hidden.exists():
+                return hidden, lock
+            os.close(lock)  # another process swept it away before it was locked
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what killed processes left."""
+    for left in parent.glob(f"{_HIDDEN}*"):
+        with contextlib.suppress(OSError):
+            lock = os.open(left, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(left)
+            finally:
+                os.close(lock)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -36,6 +36,8 @@ class BadRow:
     reason: str
     line: int | None = None
     id: str | None = None
+    file: str | None = None
+    """The file it stands in; None where there are no files (hf)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

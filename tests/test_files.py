@@ -1,17 +1,30 @@
+"""What is written is there whole, or not at all; only the dead's leftovers are swept away; places in use are refused."""
+
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from mlx_distill import files
 from mlx_distill.errors import DistillError, DoesNotFit, OutputError
-from mlx_distill.files import atomic_folder, drop_torn_line, exclusive, output_error, write_bytes, write_json, write_text, writing
+from mlx_distill.files import (
+    atomic_file,
+    atomic_folder,
+    drop_torn_line,
+    exclusive,
+    output_error,
+    write_bytes,
+    write_json,
+    write_text,
+    writing,
+)
 
 HOLDER = """
 import sys
@@ -49,8 +62,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(DoesNotFit, match=r"cannot write .*a\.txt: the disk is full"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DoesNotFit, match=r"a\.txt: cannot be written: the disk is full"):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
@@ -63,7 +76,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
     def interrupted(descriptor: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files.os, "fsync", interrupted)
+    monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_text(path, "new")
     assert (path.read_text(), names(tmp_path)) == ("old", ["a.txt"])
@@ -100,7 +113,7 @@ def test_places_of_the_wrong_kind_are_refused_by_name(tmp_path: Path) -> None:
         write_text(tmp_path / ("x" * 300), "")
     with pytest.raises(OutputError, match="not a regular file"):
         write_text(Path("/dev/null"), "")
-    with pytest.raises(OutputError, match="a file stands where a folder is needed"), atomic_folder(tmp_path / "file"):
+    with pytest.raises(OutputError, match="a file stands there already"), atomic_folder(tmp_path / "file"):
         pass
     with pytest.raises(OutputError, match="the folder is not empty"), atomic_folder(tmp_path):
         pass
@@ -127,7 +140,7 @@ def test_what_the_system_says_becomes_an_error_with_the_path(number: int, kind: 
     error = output_error(Path("some/file"), OSError(number, os.strerror(number)))
     assert type(error) is kind
     assert word in error.message
-    assert "some/file" in error.message
+    assert error.file == "some/file"
     with pytest.raises(kind), writing(Path("x")):
         raise OSError(number, "")
 
@@ -153,15 +166,50 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert names(path.parent) == ["out"]
 
 
-def test_what_a_killed_process_left_of_a_folder_is_swept_away(tmp_path: Path) -> None:
-    script = "import os, sys, pathlib; from mlx_distill.files import atomic_folder\n"
-    script += "with atomic_folder(pathlib.Path(sys.argv[1])) as f: (f / 'stale').touch(); os.kill(os.getpid(), 9)"
-    assert subprocess.run([sys.executable, "-c", script, str(tmp_path / "out")], check=False).returncode == -9
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize("what", ["atomic_file", "atomic_folder"])
+def test_what_a_killed_process_left_is_swept_away_by_the_next_writer_beside_it(tmp_path: Path, what: str) -> None:
+    script = f"import os, sys; from pathlib import Path; from mlx_distill.files import {what}\n"
+    script += f"with {what}(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
+    (tmp_path / ".other").mkdir()
+    for name in ("first", "second"):  # the second process dies too, but not before it has swept
+        died = subprocess.run([sys.executable, "-c", script, str(tmp_path / name)], check=False)
+        assert died.returncode == -signal.SIGKILL
+        (left,) = set(names(tmp_path)) - {".other"}
+        assert left.startswith(".mlx-distill.")
     with atomic_folder(tmp_path / "out") as folder:
-        (folder / "fresh").touch()
-    assert names(tmp_path / "out") == ["fresh"]
+        assert set(names(tmp_path)) == {folder.name, ".other"}
+    write_text(tmp_path / "text", "")
+    assert names(tmp_path) == [".other", "out", "text"]
+
+
+def test_what_a_living_process_writes_is_not_swept_away(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "slow") as slow, atomic_file(tmp_path / "file") as file:
+        (slow / "a").write_text("slow")
+        file.write(b"text")
+        with atomic_folder(tmp_path / "fast") as fast:
+            (fast / "a").write_text("fast")
+    assert {name: (tmp_path / name / "a").read_text() for name in ("slow", "fast")} == {"slow": "slow", "fast": "fast"}
+    assert names(tmp_path) == ["fast", "file", "slow"]
+
+
+def test_a_place_that_was_taken_meanwhile_stays_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="another process"), atomic_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("slower")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "a").write_text("faster")
+    assert (tmp_path / "out" / "a").read_text() == "faster"
     assert names(tmp_path) == ["out"]
+
+
+def test_a_disk_without_locks_is_written_to_and_never_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".mlx-distill.left").touch()
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")  # NFS, of a file that is open for reading
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    write_text(tmp_path / "a", "text")
+    assert names(tmp_path) == [".mlx-distill.left", "a"]
 
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
@@ -176,7 +224,7 @@ def test_a_place_in_use_by_another_process_is_refused_until_that_dies(tmp_path: 
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(OutputError, match=f"run is in use by process {holder.pid}"), exclusive(path):
+        with pytest.raises(OutputError, match=f"run: is in use by process {holder.pid}"), exclusive(path):
             pass
         holder.kill()
         holder.wait()

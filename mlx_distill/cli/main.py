@@ -5,9 +5,9 @@ Each command is in a module of `cli.commands`: it parses, calls one workflow, re
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
+import traceback
 from types import FrameType
 
 import click
@@ -25,6 +25,7 @@ COMMANDS = {
     "infer": "infer",
 }
 """Command: its module, in the order of --help."""
+REPORT = "this is a fault of mlx-distill, not yours: please report it with the lines above"
 
 
 class Commands(click.Group):
@@ -57,34 +58,41 @@ def group() -> None:
 
 def main() -> None:
     """Exit codes: 0 done, 1 our fault, 2 your input, 3 done but targets missed, 130 interrupted."""
-    signal.signal(signal.SIGTERM, _terminate)
-    as_json = "--json" in sys.argv[1:]
+    signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a shell may have had it ignored
+        signal.signal(signal.SIGINT, _stop)
+    sys.exit(_run(as_json="--json" in sys.argv[1:]))
+
+
+def _run(*, as_json: bool) -> int:
     try:
-        code = group.main(standalone_mode=False)
+        return group.main(standalone_mode=False) or 0
     except DistillError as error:
-        render.failure(error, as_json=as_json)
-        code = error.exit_code
+        return render.failure(error, as_json=as_json)
     except click.ClickException as error:
-        _usage(error, as_json=as_json)
-        code = 2
+        return _usage(error, as_json=as_json)
     except (KeyboardInterrupt, click.Abort):
         hint = "the same command goes on (train, infer: with --resume)"
-        render.failure(Interrupted("interrupted; what was done is saved", hint=hint), as_json=as_json)
-        code = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader went away: nothing to say, nowhere to say it
-        code = 0
+        return render.failure(Interrupted("interrupted; what was done is saved", hint=hint), as_json=as_json)
     except OSError as error:
-        render.failure(_from_system(error), as_json=as_json)
-        code = 2
-    sys.exit(code or 0)
+        return render.failure(_from_system(error), as_json=as_json)
+    except Exception as error:
+        traceback.print_exc()
+        return render.failure(OurFault(f"{type(error).__name__}: {error}", hint=REPORT), as_json=as_json)
 
 
-def _usage(error: click.ClickException, *, as_json: bool) -> None:
+class OurFault(DistillError):
+    """What no one foresaw."""
+
+    exit_code = 1
+
+
+def _usage(error: click.ClickException, *, as_json: bool) -> int:
     if as_json:
         render.failure(DistillError(error.format_message(), hint="see --help"), as_json=True)
     else:
         error.show()
+    return 2
 
 
 def _from_system(error: OSError) -> DistillError:
@@ -92,8 +100,12 @@ def _from_system(error: OSError) -> DistillError:
     return DistillError(error.strerror or str(error), file=error.filename, hint="check that the place exists, is yours, and has room")
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM. Of a plain KeyboardInterrupt that passes through an exec(), Python dies in the end, though it was caught."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped
 
 
 if __name__ == "__main__":

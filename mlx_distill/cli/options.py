@@ -24,6 +24,11 @@ def backend_option(command: Command) -> Command:
     return click.option("--backend", type=click.Choice(["auto", "mlx"]), default="auto", show_default=True, help=text)(command)
 
 
+def delimiter_option(command: Command) -> Command:
+    text = "Of a CSV file. Default: as in the recipe's data, else a comma (a tab in .tsv)."
+    return click.option("--delimiter", metavar="CHARACTER", help=text)(command)
+
+
 def set_option(command: Command) -> Command:
     text = "Lay section.key=value over the recipe; as often as needed."
     return click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help=text)(command)

@@ -40,7 +40,8 @@ class Reader:
 
     def __init__(self, task: TaskSpec, missing: Sequence[str] | None):
         self._task, self._missing = task, missing
-        self._lines: dict[str, int] = {}
+        self._first: dict[str, tuple[int, str | None]] = {}
+        """Line and file of each id."""
         self._copies: Counter[str] = Counter()
         labelled = task.fields.get("id")
         self._id_is_a_label = labelled is not None and labelled.source is None and missing is not None
@@ -51,20 +52,22 @@ class Reader:
 
     def _example(self, row: SourceRow) -> Example | BadRow:
         name = self._id(row.record)
-        if name in self._lines:
-            return BadRow(f"the id {name!r} stands on line {self._lines[name]} already", row.line, name)
+        if name in self._first:
+            line, file = self._first[name]
+            where = f" of {file}" if file != row.file else ""
+            return BadRow(f"the id {name!r} stands on line {line}{where} already", row.line, name, row.file)
         try:
             text = fill(self._task.input, row.record)
             found = {} if self._missing is None else labels(self._task.fields, row.record, self._missing)
         except ValueError as error:
-            return BadRow(str(error), row.line, name)
-        self._lines[name] = row.line
+            return BadRow(str(error), row.line, name, row.file)
+        self._first[name] = row.line, row.file
         return Example(name, row.record, text, found, row.line)
 
     def _id(self, record: Mapping[str, Any]) -> str:
         """The column `id`; without one (or where that column is a label) the content's hash, and which copy of it this is."""
         given = None if self._id_is_a_label else record.get("id")
-        if given not in (None, ""):
+        if given is not None and given == given and str(given).strip():  # NaN, which is no id either, differs from itself
             return str(given)
         content = json.dumps(record, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
         digest = hashlib.sha256(content).hexdigest()[:16]
@@ -101,11 +104,11 @@ def collect(task: TaskSpec, source: SourceSpec, path: Path, *, missing: Sequence
 
 
 def _too_many(bad: Sequence[BadRow], total: int, most: float, path: Path) -> DataError:
-    listed = "".join(f"\n  {path}:{row.line or '?'}: {row.reason}" for row in bad[:SHOWN])
+    listed = "".join(f"\n  {row.file or path}:{row.line or '?'}: {row.reason}" for row in bad[:SHOWN])
     more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     return DataError(
         f"{len(bad)} of {total} rows are bad, more than data.max_bad_share ({most:.1%}) allows:{listed}{more}",
-        file=path,
+        file=bad[0].file or path,
         line=bad[0].line,
         hint="mend them, or raise data.max_bad_share to go on without them",
     )

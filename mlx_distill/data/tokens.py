@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from mlx_distill.errors import CheckpointError
 from mlx_distill.records import BadRow, Example, Ids, Taught, TokenRow, Value
 from mlx_distill.task.prompt import Prompt
 
@@ -48,12 +49,16 @@ def lessons(examples: Iterable[Example], prompt: Prompt, plan: Plan, max_tokens:
     rejected: list[BadRow] = []
     unlabelled = 0
     for example in examples:
-        taught = plan.taught(example.labels)
+        try:
+            taught = plan.taught(example.labels)
+        except CheckpointError as error:  # an open field's label that the tokenizer has no tokens for
+            rejected.append(BadRow(error.message, example.line, example.id))
+            continue
         if taught is None:
             unlabelled += 1
             continue
         room = max_tokens - len(taught.inputs) - 1
-        ids, trimmed = prompt.ids(example.text, room)
+        ids, trimmed = prompt.ids(example.text, max(1, room))
         if len(ids) > room:
             need = len(ids) + len(taught.inputs) + 1
             rejected.append(BadRow(f"prompt and answer need {need} tokens, train.max_tokens is {max_tokens}", example.line, example.id))

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlx_distill.evaluation import sections
 from mlx_distill.evaluation.markup import bdi, esc
-from mlx_distill.evaluation.report import NAMES
+from mlx_distill.evaluation.words import NAMES
 
 Doc = Mapping[str, Any]
 

@@ -1,9 +1,8 @@
 """The report as one document: report.json. `page` draws the same document for a person.
 
     build(rows, fields, name=..., ...)   everything that is known of a student's answers, with stable keys, as strict JSON
-    amount(metric, value)                a figure as a person reads it
 
-It composes what `judge` finds and says in words what the figures mean; it opens no file and runs no model.
+It composes what `judge` finds; it opens no file and runs no model.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from mlx_distill.evaluation import judge
 from mlx_distill.evaluation.bootstrap import RESAMPLES
 from mlx_distill.evaluation.judge import Answer, Fields, Judged, Rubric
 from mlx_distill.evaluation.metrics import CLOSED
+from mlx_distill.evaluation.words import summary
 from mlx_distill.task.fields import limits, nearest_value
 
 VERSION = 1
 WORST = 20
 TEXT_CHARS = 1200
 """A longer text is cut in the report: it is there to be recognised."""
-NAMES = {"majority": "the most common answer", "tfidf": "TF-IDF + linear model"}
 HEADLINES = {"choice": "accuracy", "flag": "accuracy", "score": "mae", "list": "list_f1"}
 """The one metric that stands for a field of each kind. A text has none."""
 
@@ -85,40 +84,6 @@ def disagreements(rows: Sequence[Judged], fields: Fields) -> list[dict[str, Any]
     """The rows that student and judge see most differently: every wrong field counts, more if the student was sure, or far off."""
     scored = sorted(((-_distance(row, fields), row.id, i) for i, row in enumerate(rows)), key=lambda item: item[:2])
     return [_disagreement(rows[i], fields) for cost, _, i in scored[:WORST] if cost < 0]
-
-
-def amount(metric: str, value: float | None, *, signed: bool = False) -> str:
-    """A figure as a person reads it: a share as percent, everything else with two or three decimals.
-
-    >>> amount("accuracy", 0.7204), amount("mae.risk", 0.5, signed=True), amount("nll", None)
-    ('72.0 %', '+0.50', '–')
-    """
-    if value is None:
-        return "–"
-    unit = judge.metric(metric).UNIT
-    digits = 1 if unit.startswith("share") else 2 if unit.startswith("points") else 3
-    number = f"{value * 100 if unit.startswith('share') else value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
-    return f"{number} %" if unit.startswith("share") and not signed else number
-
-
-def title(metric: str) -> str:
-    """A metric's name for a person: `macro_f1.source` is "Macro-F1 of source"."""
-    family, dot, field = metric.partition(".")
-    return str(judge.metric(family).TITLE) + (f" of {field}" if dot else "")
-
-
-def standing(metric: str, difference: Mapping[str, Any]) -> str:
-    """better, worse or level: level where the interval of the difference holds 0."""
-    low, high = difference["low"], difference["high"]
-    if low is None or high is None or low <= 0 <= high:
-        return "level"
-    return "better" if (high < 0) == judge.lower_is_better(metric) else "worse"
-
-
-def summary(document: Mapping[str, Any]) -> list[str]:
-    """The verdict in plain sentences, the first of them short."""
-    against = [_against(name, baseline["difference"], document["fields"]) for name, baseline in document["baselines"].items()]
-    return [_verdict(document), _agreement(document), *filter(None, against)]
 
 
 def strict(value: Any) -> Any:
@@ -196,57 +161,3 @@ def _disagreement(row: Judged, fields: Fields) -> dict[str, Any]:
         "overall": {"reference": row.reference_overall, "answer": row.overall},
         "tier": {"reference": row.reference_tier, "answer": row.tier},
     }
-
-
-def _verdict(document: Mapping[str, Any]) -> str:
-    targets = document["targets"]
-    missed = [name for name, target in targets.items() if not target["met"]]
-    if not targets:
-        return "No targets were set."
-    if not missed:
-        return "The target is met." if len(targets) == 1 else f"All {len(targets)} targets are met."
-    names = ", ".join(title(name)[0].lower() + title(name)[1:] for name in missed) if len(missed) <= 3 else ""
-    count = "The target is" if len(targets) == 1 else f"{len(missed)} of {len(targets)} targets {_be(missed)}"
-    return f"{count} missed{': ' if names else ''}{names}."
-
-
-def _agreement(document: Mapping[str, Any]) -> str:
-    """How far the student agrees, by the task's main metric."""
-    main, rows = document["main"], document["rows"]
-    if main is None or not rows:
-        return "No row has a label to judge it by."
-    found = document["metrics"][main]
-    value = f"{amount(main, found['value'])} (95 % interval {interval(main, found)}, n = {found['n']})"
-    names = [name for name, field in document["fields"].items() if field["kind"] in ("choice", "flag")]
-    if main == "accuracy" and names:
-        over = f", averaged over {len(names)} fields" if len(names) > 1 else f" on {names[0]}"
-        return f"On rows that it never learned from, the student gives the judge's answer in {value}{over}."
-    return f"On rows that it never learned from: {title(main)[0].lower()}{title(main)[1:]} {value}."
-
-
-def interval(metric: str, figure: Mapping[str, Any]) -> str:
-    """ "64.1 to 68.9", in the figure's own unit."""
-    low, high = (amount(metric, figure[end]).removesuffix(" %") for end in ("low", "high"))
-    return f"{low} to {high}"
-
-
-def _against(name: str, difference: Mapping[str, Any], fields: Mapping[str, Any]) -> str | None:
-    """One sentence on one baseline: where the student is better, worse, or not clearly either."""
-    by: dict[str, list[str]] = {"better": [], "worse": [], "level": []}
-    for field, shape in fields.items():
-        if shape["headline"] in difference:
-            by[standing(shape["headline"], difference[shape["headline"]])].append(field)
-    count = sum(map(len, by.values()))
-    words = {"better": "better in", "level": "no clear difference in", "worse": "worse in"}
-    parts = [f"{words[kind]} {_fields(by[kind], count)}" for kind in words if by[kind]]
-    return f"Against {NAMES.get(name, name)}: {'; '.join(parts)}." if parts else None
-
-
-def _fields(names: Sequence[str], count: int) -> str:
-    if len(names) == count and count > 1:
-        return f"all {count} fields"
-    return ", ".join(names) if len(names) <= 4 else f"{len(names)} of {count} fields"
-
-
-def _be(things: Sequence[object]) -> str:
-    return "is" if len(things) == 1 else "are"

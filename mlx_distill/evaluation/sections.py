@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_distill.evaluation import judge, plots
 from mlx_distill.evaluation.markup import bdi, esc, row, table
-from mlx_distill.evaluation.report import amount, interval, standing, title
+from mlx_distill.evaluation.words import amount, interval, lower, standing, title
 
 Doc = Mapping[str, Any]
 SHORT = {"majority": "Majority", "tfidf": "TF-IDF"}
@@ -68,18 +68,14 @@ def _field(document: Doc, name: str, field: Doc) -> str:
         )
         for (who, figure, gap), kind in zip(lines, ["main"] + [""] * len(others), strict=True)
     ]
-    head = ["", esc(_word(metric)), "95 %", "difference"]
-    drawn = _dots(metric, f"{title(metric)}, with 95 % intervals", [(who, figure) for who, figure, _ in lines], field)
+    word = esc(lower(metric.partition(".")[0]))
+    head = ["", word, "95 %", "difference"]
+    drawn = _dots(metric, f"{title(metric)}, with 95 % intervals", [(who, figure) for who, figure, _ in lines])
     better = "lower is better" if judge.lower_is_better(metric) else "higher is better"
     return (
-        f'<div class="pair"><h3>{bdi(name)} <span class="small">{esc(_word(metric))}, {better}, n = {own["n"]:,}</span></h3>'
+        f'<div class="pair"><h3>{bdi(name)} <span class="small">{word}, {better}, n = {own["n"]:,}</span></h3>'
         f"<figure>{drawn}</figure>{table(head, rows)}</div>"
     )
-
-
-def _word(metric: str) -> str:
-    word = str(judge.metric(metric).TITLE)
-    return word[0].lower() + word[1:] if word[1:2].islower() else word
 
 
 def _difference(metric: str, gap: Doc | None) -> str:
@@ -90,7 +86,7 @@ def _difference(metric: str, gap: Doc | None) -> str:
     return f'<span class="{css}">{amount(metric, gap["value"], signed=True)}</span> <span class="small">({low} to {high})</span>'
 
 
-def _dots(metric: str, alt: str, figures: Sequence[tuple[str, Doc]], field: Doc | None = None) -> str:
+def _dots(metric: str, alt: str, figures: Sequence[tuple[str, Doc]]) -> str:
     low, high, ticks = _axis(metric, [figure for _, figure in figures])
     lines = [
         plots.Dot(who, figure["value"], figure["low"], figure["high"], amount(metric, figure["value"]), main=who == "Student")
@@ -160,7 +156,7 @@ def _slice_table(document: Doc, column: str, entries: Sequence[Doc], main: str) 
                 bdi(entry["value"] or "(empty)") + mark, cells + [("number", _cell(name, entry["metrics"].get(name))) for name in headlines]
             )
         )
-    head = [bdi(column), "n", esc(_word(main)), "95 %", "", *(bdi(name.partition(".")[2]) for name in headlines)]
+    head = [bdi(column), "n", esc(lower(main.partition(".")[0])), "95 %", "", *(bdi(name.partition(".")[2]) for name in headlines)]
     return table(head, rows, f"By {bdi(column)}, worst first")
 
 

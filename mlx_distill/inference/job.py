@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mlx_distill.errors import OutputError
 from mlx_distill.files import drop_torn_line, writing
@@ -56,33 +56,46 @@ def rejects_of(output: Path) -> Path:
     return output.with_name(output.name + ".rejects.jsonl")
 
 
+def refuse(source: Path, output: Path, *, resume: bool) -> None:
+    """Raises OutputError where results cannot be written to OUTPUT: before anything slow is begun."""
+    files = (output, rejects_of(output))
+    if output.is_dir():
+        raise OutputError("OUTPUT is a folder", file=output, hint="name a new file in it, such as answers.jsonl")
+    if any(file.exists() and source.exists() and file.samefile(source) for file in files):
+        raise OutputError("INPUT and OUTPUT are the same file", file=output, hint="name a new file, such as answers.jsonl")
+    if output.suffix.lower() not in (".jsonl", ".ndjson"):
+        called = f"{output.suffix} files" if output.suffix else "a file without a suffix"
+        raise OutputError(f"results are written as JSON lines, not {called}", file=output, hint="let its name end in .jsonl")
+    if not resume and (taken := next((file for file in files if file.exists()), None)):
+        raise OutputError("there are results already", file=taken, hint="--resume goes on with them; or name another file")
+
+
 def run(rows: Iterable[Example | BadRow], engine: Engine, output: Path, bar: Bar, *, resume: bool) -> Done:
-    """Answer every row that is not answered yet. Raises OutputError where OUTPUT is there and `resume` is not wanted."""
+    """Answer every row that is not answered yet. Without `resume` there is no such file yet (`refuse`)."""
     rejects = rejects_of(output)
-    if not resume and (taken := next((path for path in (output, rejects) if path.exists()), None)):
-        raise OutputError("there are results already", file=taken, hint="--resume goes on with it; or name another file")
     done = Done()
     with _Lines(output, key=lambda line: str(line["id"])) as answers, _Lines(rejects, key=_place) as refused:
+        known = {(name, line) for name, line, _ in refused.before}
         for window in _windows(rows):
-            fresh = [row for row in window if not (isinstance(row, Example) and row.id in answers.before)]
-            for result, line in _results(fresh, engine):
-                if isinstance(result, Prediction):
+            bad = [row for row in window if isinstance(row, BadRow)]
+            over = all(isinstance(row, BadRow) or row.id in answers.before or (row.id, row.line) in known for row in window)
+            # A window that was left half done is answered whole: the company that a row is computed in shows in its last digits.
+            for result, line in _results(bad if over else window, engine):
+                if isinstance(result, Prediction) and result.id not in answers.before:
                     answers.write(result_line(result))
                     done.done += 1
-                elif _place(reject := _reject(result, line)) not in refused.before:
+                elif isinstance(result, BadRow) and _place(reject := _reject(result, line)) not in refused.before:
                     refused.write(reject)
                     done.rejected += 1
-                else:
-                    done.skipped += 1
             done.rows += len(window)
-            done.skipped += len(window) - len(fresh)
             bar.advance(len(window))
+    done.skipped = done.rows - done.done - done.rejected
     if not refused.wrote and not refused.before:
         rejects.unlink(missing_ok=True)
     return done
 
 
-def _results(rows: list[Example | BadRow], engine: Engine) -> Iterator[tuple[Prediction | BadRow, int | None]]:
+def _results(rows: Sequence[Example | BadRow], engine: Engine) -> Iterator[tuple[Prediction | BadRow, int | None]]:
     """In the order of the rows."""
     answers = engine.answers([row for row in rows if isinstance(row, Example)])
     for row in rows:
@@ -123,24 +136,24 @@ class _Lines:
                 drop_torn_line(self._path)
                 with self._path.open("rb") as lines:
                     self.before = {self._key(self._parsed(number, line)) for number, line in enumerate(lines, start=1)}
-            self._file: BinaryIO = self._path.open("ab")
+            self._file = self._path.open("ab", buffering=0)  # a line is with the system at once, whatever ends this process
         return self
 
     def __exit__(self, *_: object) -> None:
-        with writing(self._path):
+        with writing(self._path), self._file:
             self._sync()
-            self._file.close()
 
     def write(self, document: Mapping[str, Any]) -> None:
         line = json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n"
         self.wrote = True
+        rest = memoryview(line.encode("utf-8", "backslashreplace"))
         with writing(self._path):
-            self._file.write(line.encode("utf-8", "backslashreplace"))
+            while rest:
+                rest = rest[self._file.write(rest) :]
             if time.monotonic() - self._synced >= SYNC_SECONDS:
                 self._sync()
 
     def _sync(self) -> None:
-        self._file.flush()
         os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_distill.errors import BackendError
 from mlx_distill.records import Example, Ids, Value
 
 
@@ -34,7 +35,10 @@ class Row:
     forwarded: int = 0
 
     def take(self, name: str, values: tuple[Value, ...], probabilities: NDArray[np.float64]) -> int:
-        """Set a closed field to its most likely value; that value's number."""
+        """Set a closed field to its most likely value; that value's number. Raises BackendError where there are no numbers to tell by."""
+        if not np.isfinite(probabilities).all():
+            hint = "are the adapter or the base damaged, or too large for their type?"
+            raise BackendError(f"row {self.example.id}: the probabilities of {name} are not numbers", hint=hint)
         best = int(np.argmax(probabilities))
         self.answer[name] = values[best]
         self.confidence[name] = float(probabilities[best])

@@ -64,7 +64,7 @@ class Writer:
             row.pending += slot.tokens[best][: slot.own[best]]
             choices = sum(any(best in child for child in branch.children) for branch in points)
             self._counts.decoded += choices
-            self._counts.forced += max(0, slot.own[best] - choices)
+            self._counts.forced += slot.own[best] - choices  # -1 where the token behind the value was the choice: 1, or 10?
 
     def _write(self, session: Session, held: Held, slot: Slot) -> None:
         """An open field, token by token, until its grammar says that it is complete."""

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from mlx_distill.errors import CheckpointError
+from mlx_distill.files import atomic_file
 from mlx_distill.records import RawTensor
 
 NUMPY: Mapping[str, type[np.generic]] = {
@@ -84,14 +84,19 @@ def read_header(path: Path) -> dict[str, TensorPlace]:
     return places
 
 
+@contextmanager
+def tensor_file(path: Path, tensors: Mapping[str, tuple[str, Shape]]) -> Iterator[TensorWriter]:
+    """A safetensors file of `tensors` (name: (type, shape)), to be written in pieces; it is there when all of them are complete."""
+    with atomic_file(path) as file:
+        writer = TensorWriter(file, tensors)
+        yield writer
+        assert writer.complete, "a tensor is incomplete"
+
+
 class TensorWriter:
-    """A safetensors file whose tensors arrive in pieces, in any order; the header is written first, since all shapes are known.
+    """Tensors that arrive in pieces, in any order; the header is written first, since all shapes are known."""
 
-    `with TensorWriter(path, {name: (dtype, shape)}) as writer: writer.write(name, piece)`. The end of the block checks that every
-    tensor is complete, and brings the file to the disk.
-    """
-
-    def __init__(self, path: Path, tensors: Mapping[str, tuple[str, Shape]]):
+    def __init__(self, file: BinaryIO, tensors: Mapping[str, tuple[str, Shape]]):
         header, offset = {"__metadata__": {"format": "mlx"}}, 0
         self._next: dict[str, int] = {}
         self._end: dict[str, int] = {}
@@ -104,8 +109,12 @@ class TensorWriter:
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         self._data = 8 + len(text)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        self._file = file
         self._put(len(text).to_bytes(8, "little") + text, 0)
+
+    @property
+    def complete(self) -> bool:
+        return self._next == self._end
 
     def write(self, name: str, piece: RawTensor) -> None:
         """The next rows of a tensor."""
@@ -115,21 +124,8 @@ class TensorWriter:
         self._next[name] += len(data)
 
     def _put(self, data: bytes | memoryview, offset: int) -> None:
-        view = memoryview(data)
-        while view:
-            done = os.pwrite(self._file, view, offset)
-            view, offset = view[done:], offset + done
-
-    def __enter__(self) -> TensorWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                assert self._next == self._end, "a tensor is incomplete"
-                os.fsync(self._file)
-        finally:
-            os.close(self._file)
+        self._file.seek(offset)
+        self._file.write(data)
 
 
 def _place(path: Path, data: int, name: str, entry: Any) -> TensorPlace:

@@ -1,6 +1,6 @@
 """The dataclasses of the schema out of a tree of YAML: types, limits, choices, unknown and missing keys.
 
-Driven by the type hints and the metadata of the schema alone; it names no setting but `lora`. Every problem is gathered, none raised.
+Driven by the type hints and the metadata of the schema alone; it names no setting. Every problem is gathered, none raised.
 What is wrong makes the sections around it unbuilt; the others are kept in `sections`, so that their sense can still be checked.
 """
 
@@ -21,7 +21,6 @@ from mlx_distill.recipe.schema import Recipe
 from mlx_distill.recipe.yaml import Node
 
 BROKEN: Final = object()
-_LATER: Final = {"lora": "all weights are trained only in a later version; leave it out, or set lora.rank"}
 
 
 def yaml_key(item: Field[Any]) -> str:
@@ -47,7 +46,7 @@ class Builder:
         known = [yaml_key(item) for item in dataclasses.fields(kind)]
         for key in node.value:
             if key not in known:
-                self._wrong(node.value[key], join(path, key), "there is no such setting", _meant(key, known, path))
+                self._wrong(node.value[key], join(path, key), "there is no such setting", _meant(key, known))
         hints = get_type_hints(kind)
         values = {item.name: self._setting(item, hints[item.name], node, path) for item in dataclasses.fields(kind)}
         if any(value is BROKEN for value in values.values()):
@@ -63,8 +62,8 @@ class Builder:
         if node is not None and node.value is None:
             if optional:
                 return None
-            if here in _LATER and node.text:
-                return self._wrong(node, here, f"{node.text} is not supported yet", _LATER[here])
+            if node.text and "none" in (item.metadata["later"] or ()):
+                return self._wrong(node, here, f"{node.text} is not supported yet", "leave it out")
             if node.text not in ("none", "None"):
                 node = None  # an empty value, or a null that takes back what an extended recipe says
         if node is None:
@@ -213,7 +212,7 @@ def _example(kind: type[Any]) -> str:
     return f"its settings are {', '.join(keys)}"
 
 
-def _meant(key: str, known: list[str], path: str) -> str:
+def _meant(key: str, known: list[str]) -> str:
     """The key nearest to an unknown one among its neighbours; else where in a recipe that key stands."""
     elsewhere = [place for place in _paths(Recipe) if place.rpartition(".")[2] == key]
     if not difflib.get_close_matches(key, known, n=1) and elsewhere and "*" not in elsewhere[0]:

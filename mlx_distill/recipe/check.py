@@ -23,7 +23,6 @@ Found = Iterator[tuple[str, str, str | None]]
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COLUMN = re.compile(r"\{[^{}]+\}")
-_OWN = {"csv": ("delimiter",), "hf": ("split", "revision")}
 _NO_SHARES = ("mae", "dimension_mae", "overall_mae", "score_mae", "nll", "perplexity")
 
 
@@ -177,18 +176,10 @@ def _strata(task: TaskSpec, data: DataSpec) -> Found:
 
 
 def _source(path: str, source: SourceSpec) -> Found:
-    for name in ("split", "revision", "delimiter"):
-        if getattr(source, name) is not None and name not in _OWN.get(source.kind, ()):
-            owner = next(kind for kind, names in _OWN.items() if name in names)
-            yield f"{path}.{name}", f"a {source.kind} source has no {name}; {owner} has", "leave it out, or change the kind"
-    if source.delimiter is not None and len(source.delimiter) != 1:
-        yield f"{path}.delimiter", f"must be one character; got {source.delimiter!r}", r'a tab is "\t"'
     place = local(source.path, Path.cwd())
-    if not source.path:
-        yield f"{path}.path", "is empty", "name a file"
-    elif place is not None and not _there(place):
+    if place is not None and not _there(place):
         yield f"{path}.path", f"there is no file {place}", neighbour(place)
-    elif place is None and not _HUB_ID.fullmatch(source.path):
+    elif place is None and source.path and not _HUB_ID.fullmatch(source.path):
         yield f"{path}.path", f"{source.path!r} is neither a local folder nor a hub id", "a hub id is owner/name"
 
 

@@ -22,6 +22,8 @@ class Layers:
     problems: list[Problem] = field(default_factory=list)
     whole: bool = True
     """False where an extended recipe could not be read."""
+    facts: Node | None = None
+    """What a lock says beside its recipe."""
 
     def read(self, path: Path, within: tuple[Path, ...] = ()) -> Node | None:
         """The tree of a file laid over those that it extends. `within` are the files that led here."""
@@ -35,6 +37,8 @@ class Layers:
                 what = "the recipe is empty" if node is None or node.value is None else "a recipe is a section, key: value"
                 self.problems.append(Problem(str(path), 1, "", what, "it needs name, task, data and base"))
             return None
+        if not within:
+            self.facts = _entries(node).get("locked")
         return self._extended(_unlocked(node), path, (*within, path.resolve()))
 
     def set(self, tree: Node, text: str) -> Node:

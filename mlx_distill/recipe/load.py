@@ -31,15 +31,13 @@ class Loaded:
     problems: tuple[Problem, ...]
     sections: Mapping[str, Any]
     tree: Node
+    facts: Node | None = None
+    """What a lock says beside its recipe; None where the file is no lock."""
 
     def where(self, path: str) -> tuple[str, int | None]:
         """File and line of a dotted path, or of its nearest parent. The line is None for what `--set` wrote."""
         place = self._place(path)
         return place.file, place.line
-
-    def folder_of(self, path: str) -> Path:
-        """What a relative path in that setting is relative to."""
-        return self._place(path).folder
 
     def problem(self, path: str, message: str, hint: str | None = None) -> Problem:
         return Problem(*self.where(path), path, message, hint)
@@ -73,7 +71,7 @@ def load(path: Path, sets: Sequence[str] = (), *, environment: Mapping[str, str]
     builder = Builder(whole=layers.whole)
     recipe = builder.section(Recipe, tree)
     found = tuple(dict.fromkeys((*problems, *builder.problems)))  # two layers may extend the same broken one
-    return Loaded(path, None if recipe is BROKEN else recipe, found, builder.sections, tree)
+    return Loaded(path, None if recipe is BROKEN else recipe, found, builder.sections, tree, layers.facts)
 
 
 def local(text: str, folder: Path) -> Path | None:

@@ -18,7 +18,7 @@ from mlx_distill.recipe.build import join, yaml_key
 from mlx_distill.recipe.load import load
 from mlx_distill.recipe.problem import as_error
 from mlx_distill.recipe.schema import Recipe
-from mlx_distill.recipe.yaml import dump, parse, plain
+from mlx_distill.recipe.yaml import dump, plain
 
 _HEAD = "# The recipe as it was run, defaults included, and what it was run with. mlx-distill reads it as a recipe too.\n"
 
@@ -50,8 +50,7 @@ def read_lock(path: Path) -> tuple[Recipe, dict[str, Any]]:
     loaded = load(path)
     if loaded.recipe is None or loaded.problems:
         raise as_error(loaded.problems)
-    node, _ = parse(path.read_text("utf-8"), str(path), path.parent)
-    facts = plain(node).get("locked") if node is not None else None
+    facts = plain(loaded.facts) if loaded.facts is not None else None
     if not isinstance(facts, dict):
         raise RecipeError("is a recipe, not a lock: nothing is locked", file=path, hint="a lock is written by training")
     return loaded.recipe, facts

@@ -46,7 +46,7 @@ class GateSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldSpec:
-    """One typed field of the answer. `kind` is `type` in YAML; a kind's own settings are illegal in another."""
+    """One typed field of the answer, under a name of your choice. Settings marked with a type are of that type alone."""
 
     kind: str = setting(meaning="what its values are", key="type", choices=("score", "choice", "flag", "text", "list"))
     source: str | None = setting(None, "the column of its label, a dotted path into a nested record", key="from")
@@ -131,6 +131,17 @@ class SourceSpec:
     split: str | None = setting(None, "hf: which split of the dataset (default train)")
     revision: str | None = setting(None, "hf: which revision of the dataset")
     delimiter: str | None = setting(None, "csv: what separates the columns (default: a comma, or a tab in .tsv)")
+
+    OWN: ClassVar[Mapping[str, str]] = {"split": "hf", "revision": "hf", "delimiter": "csv"}
+
+    def problems(self) -> Iterator[Problem]:
+        for name, owner in self.OWN.items():
+            if getattr(self, name) is not None and self.kind != owner:
+                yield name, f"a {self.kind} source has no {name}; {owner} has", "leave it out, or change the kind"
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            yield "delimiter", f"must be one character; got {self.delimiter!r}", r'a tab is "\t"'
+        if not self.path:
+            yield "path", "is empty", "name a file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +252,7 @@ class Recipe:
     task: TaskSpec = setting(meaning="what to ask, and what an answer looks like")
     data: DataSpec = setting(meaning="labelled texts, and who sees which")
     base: BaseSpec = setting(meaning="the checkpoint that is taught")
-    lora: LoraSpec = setting(LoraSpec, "the adapter")
+    lora: LoraSpec = setting(LoraSpec, "the adapter; `none`: all weights are trained", later=("none",))
     train: TrainSpec = setting(TrainSpec, "the training")
     answer: str = setting(
         "json", "json: written field after field; slots: every value read at once (closed fields only)", choices=("json", "slots")

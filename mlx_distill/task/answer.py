@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 
@@ -80,14 +81,18 @@ class AnswerPlan:
         """
         tokens: list[int] = []
         field: list[str | None] = []
+        begun: str | None = None
+        """The field whose value is told from a longer one by the next token: 1 before a comma is not 10."""
         for slot in self.slots:
             if slot.name not in labels:
-                return Target(tuple(tokens), tuple(field))
-            value = self._value_tokens(slot, labels[slot.name])
+                behind = slot.before[:1] if begun else ()
+                return Target((*tokens, *behind), (*field, *[begun] * len(behind)))
+            value, begins = self._value_tokens(slot, labels[slot.name])
             tokens += [*slot.before, *value]
-            field += [None] * len(slot.before) + [slot.name] * len(value)
+            field += [begun, *[None] * (len(slot.before) - 1)] + [slot.name] * len(value)
+            begun = slot.name if begins else None
         ending = (*self.close, *(() if self.end is None else (self.end,)))
-        return Target((*tokens, *ending), (*field, *[None] * len(ending)))
+        return Target((*tokens, *ending), (*field, begun, *[None] * (len(ending) - 1)))
 
     def taught(self, labels: Mapping[str, Value]) -> Taught | None:
         """What a row teaches: every token of its answer. None where the first field has no label."""
@@ -105,18 +110,19 @@ class AnswerPlan:
         """How much a token counts in the loss: its field's `loss`, 1 for fixed text."""
         return 1.0 if field is None else self.fields[field].loss
 
-    def _value_tokens(self, slot: Slot, label: Value) -> Tokens:
+    def _value_tokens(self, slot: Slot, label: Value) -> tuple[Tokens, bool]:
+        """A value's own tokens, and whether another value begins with them."""
         if not slot.closed:
-            return self.encode(json_text(slot.spec, label))
+            return self.encode(json_text(slot.spec, label)), False
         place = slot.values.index(nearest_value(slot.spec, label))
-        return slot.tokens[place][: slot.own[place]]
+        own = slot.own[place]
+        return slot.tokens[place][:own], own < len(slot.tokens[place])
 
     def render(self, values: Mapping[str, Value]) -> str:
         """The answer's JSON text."""
-        return "".join(
-            fixed + self._inner(spec, json_text(spec, values[name]))
-            for fixed, (name, spec) in zip(self._fixed_texts(), self.fields.items(), strict=False)
-        ) + ("}" if not self._quoted(list(self.fields.values())[-1]) else '"}')
+        *before, close = self._fixed_texts()
+        pieces = zip(before, self.fields.items(), strict=True)
+        return "".join(fixed + self._inner(spec, json_text(spec, values[name])) for fixed, (name, spec) in pieces) + close
 
     def encode(self, text: str) -> Tokens:
         """Tokens that spell a text in the middle of another.
@@ -127,16 +133,15 @@ class AnswerPlan:
             head, whole = self._ids(anchor), self._ids(anchor + text)
             if whole[: len(head)] == head and self._spells((*self._ids("\n:"), *whole[len(head) :]), "\n:" + text):
                 return whole[len(head) :]
-        raise CheckpointError(
-            f"the tokenizer cannot spell {text!r}", hint="this tokenizer does not keep texts as they are; choose another base"
-        )
+        raise CheckpointError(f"the tokenizer cannot spell {text!r}", hint="it does not keep texts as they are; choose another base")
 
     def _ids(self, text: str) -> Tokens:
         return tuple(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]) if text else ()
 
     def _spells(self, tokens: Sequence[int], text: str) -> bool:
+        """Letters and accents may be composed on the way (NFC, as Qwen's tokenizer does): that is the same text."""
         decoded: str = self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return decoded.lstrip(" ") == text
+        return normalize("NFC", decoded.lstrip(" ")) == normalize("NFC", text)
 
     def _fixed_texts(self) -> list[str]:
         """The text before each value, and the text after the last. A choice's quotes belong to them."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlx_distill.catalog import nearest
@@ -15,8 +16,9 @@ from mlx_distill.recipe.schema import FieldSpec
 from mlx_distill.records import Value
 
 TEXT_CHARS, ITEM_CHARS, ITEMS = 400, 80, 8
-TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
+TRUE, FALSE = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
 ABSENT = object()
+_HALVES = re.compile(r"[\ud800-\udfff]")
 
 
 def closed_values(spec: FieldSpec) -> list[Value] | None:
@@ -47,8 +49,9 @@ def nearest_value(spec: FieldSpec, value: Value) -> Value:
 
 
 def json_text(spec: FieldSpec, value: Value) -> str:
-    """A value as it stands in an answer: compact, not ASCII-escaped; a score always with its step's decimals."""
+    """A value as it stands in an answer: compact, not ASCII-escaped; a score is its nearest step, always with the step's decimals."""
     if spec.kind == "score":
+        value = nearest_value(spec, value)
         return str(value) if _integral(spec) else f"{value:.{_decimals(spec)}f}"
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
@@ -74,21 +77,30 @@ def answer_schema(fields: Mapping[str, FieldSpec]) -> dict[str, Any]:
 
 def labels(fields: Mapping[str, FieldSpec], record: Mapping[str, Any], missing: Iterable[str] = ()) -> dict[str, Value]:
     """A record's labels; absent ones are left out. Raises ValueError naming field, value and what is legal."""
-    absent = set(missing)
+    absent = {value.strip() for value in missing}
     out: dict[str, Value] = {}
     for name, spec in fields.items():
         raw = lookup(name, spec, record)
         if isinstance(raw, Mapping) and spec.kind == "score" and "score" in raw:
             raw = raw["score"]
-        if raw is ABSENT or raw is None or (isinstance(raw, str) and (not raw.strip() or raw.strip() in absent)):
-            continue
-        if isinstance(raw, float) and math.isnan(raw):
+        if _is_absent(raw, absent):
             continue
         try:
             out[name] = parse(spec, raw)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return out
+
+
+def _is_absent(raw: Any, absent: set[str]) -> bool:
+    """Whether there is no label: nothing at all, an empty text, not a number, or a value that means "missing", as text or as number."""
+    if raw is ABSENT or raw is None or (isinstance(raw, float) and math.isnan(raw)):
+        return True
+    if isinstance(raw, str):
+        return not raw.strip() or raw.strip() in absent
+    if isinstance(raw, (int, float)) and not isinstance(raw, bool):
+        return bool({str(raw), f"{raw:g}"} & absent)
+    return False
 
 
 def lookup(name: str, spec: FieldSpec, record: Mapping[str, Any]) -> Any:
@@ -118,7 +130,7 @@ def _score(spec: FieldSpec, raw: Any) -> Value:
     low, high, _ = limits(spec)
     try:
         value = float("nan") if isinstance(raw, bool) else float(raw)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = float("nan")
     if not math.isfinite(value):
         raise ValueError(f"{raw!r} is no number")
@@ -128,16 +140,22 @@ def _score(spec: FieldSpec, raw: Any) -> Value:
 
 
 def _choice(spec: FieldSpec, raw: Any) -> Value:
+    choices = spec.choices or ()
     text = ("true" if raw else "false") if isinstance(raw, bool) else str(raw).strip()
-    if isinstance(raw, float) and raw == int(raw) and text not in (spec.choices or ()):
+    if isinstance(raw, float) and raw.is_integer() and text not in choices:
         text = str(int(raw))
-    if text not in (spec.choices or ()):
-        raise ValueError(f"{raw!r} is none of its choices; {nearest(text, list(spec.choices or ()))}")
+    if text not in choices:
+        raise ValueError(f"{raw!r} is none of its choices; {_meant(text, choices)}")
     return text
 
 
+def _meant(text: str, choices: Sequence[str]) -> str:
+    alike = [choice for choice in choices if choice.casefold() == text.casefold()]
+    return f"did you mean {alike[0]}?" if alike else nearest(text, list(choices))
+
+
 def _flag(spec: FieldSpec, raw: Any) -> Value:
-    text = str(int(raw) if isinstance(raw, float) and raw in (0, 1) else raw).strip().casefold()
+    text = str(raw).strip().casefold()
     if text in TRUE or text in FALSE:
         return text in TRUE
     raise ValueError(f"{raw!r} is no flag; it takes true or false, yes or no, 1 or 0")
@@ -147,19 +165,34 @@ def _text(spec: FieldSpec, raw: Any) -> Value:
     """A text longer than the field's limit ends at the last word that fits: the student is never taught what the grammar forbids."""
     if not isinstance(raw, (str, int, float)):
         raise ValueError(f"a {type(raw).__name__} is no text")
-    return shortened(str(raw), spec.max_chars or TEXT_CHARS)
+    return shortened(legible(str(raw)), spec.max_chars or TEXT_CHARS)
 
 
 def _list(spec: FieldSpec, raw: Any) -> Value:
-    items = raw
-    if isinstance(raw, str):
-        items = json.loads(raw) if raw.lstrip().startswith("[") else raw.split(";")
+    items = _items(raw) if isinstance(raw, str) else raw
     if not isinstance(items, list) or not all(isinstance(item, (str, int, float)) for item in items):
         raise ValueError(f"{raw!r} is no list of texts")
-    texts = [str(item).strip() for item in items if str(item).strip()]
-    if spec.choices and (odd := [text for text in texts if text not in spec.choices]):
-        raise ValueError(f"{odd[0]!r} is none of its choices; {nearest(odd[0], list(spec.choices))}")
-    return [shortened(text, spec.max_chars or ITEM_CHARS) for text in texts[: spec.max_items or ITEMS]]
+    texts = [legible(str(item)).strip() for item in items if str(item).strip()][: spec.max_items or ITEMS]
+    if spec.choices is None:
+        return [shortened(text, spec.max_chars or ITEM_CHARS) for text in texts]
+    if odd := [text for text in texts if text not in spec.choices]:
+        raise ValueError(f"{odd[0]!r} is none of its choices; {_meant(odd[0], spec.choices)}")
+    return texts
+
+
+def _items(text: str) -> Any:
+    """A list that a flat file holds: as JSON, or parted by semicolons."""
+    if not text.lstrip().startswith("["):
+        return text.split(";")
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def legible(text: str) -> str:
+    """Halves of surrogate pairs, which no encoding knows, as U+FFFD. JSON can bring them where a text was cut in an emoji."""
+    return text if text.isascii() else _HALVES.sub("\ufffd", text)
 
 
 def shortened(text: str, most: int) -> str:

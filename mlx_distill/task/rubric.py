@@ -13,6 +13,7 @@ from typing import Any
 
 from mlx_distill.recipe.schema import CapSpec, TaskSpec
 from mlx_distill.records import Value
+from mlx_distill.task.fields import ABSENT, follow
 
 EXACT = 9
 """Digits kept before an overall is compared with a threshold: 0.15 * 6 + ... must not miss 6.5 by 1e-16."""
@@ -31,7 +32,7 @@ def assess(task: TaskSpec, values: Mapping[str, Value], record: Mapping[str, Any
         if spec.gate is not None and name in values and number(values[name]) < spec.gate.below:
             overall = min(overall, spec.gate.cap)
     for cap in task.caps:
-        if holds(cap, values, record or {}):
+        if holds(cap, values, _columns(task, record or {})):
             overall = min(overall, cap.cap)
     overall = round(overall, EXACT)
     return round(overall, 2), tier(task, overall)
@@ -44,16 +45,40 @@ def tier(task: TaskSpec, overall: float) -> str | None:
 
 def holds(cap: CapSpec, values: Mapping[str, Value], record: Mapping[str, Any]) -> bool:
     """Whether all conditions of a cap hold. One whose field or column is missing does not."""
-    return all(_holds(condition, values[name] if name in values else record.get(name)) for name, condition in cap.when.items())
+    return all(_holds(condition, values[name] if name in values else follow(record, name)) for name, condition in cap.when.items())
+
+
+def _columns(task: TaskSpec, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a record is no field: a field that was not answered is missing, whatever its column says."""
+    return {name: value for name, value in record.items() if name not in task.fields}
 
 
 def _holds(condition: Any, value: Any) -> bool:
-    if value is None:
+    if value is None or value is ABSENT:
         return False
     if isinstance(condition, Mapping):
-        limits = {"below": lambda limit: number(value) < limit, "at_least": lambda limit: number(value) >= limit}
-        return all(limits[name](limit) for name, limit in condition.items())
-    return value in condition if isinstance(condition, (list, tuple)) else bool(value == condition)
+        return all(_within(word, limit, value) for word, limit in condition.items())
+    return any(_same(one, value) for one in (condition if isinstance(condition, (list, tuple)) else [condition]))
+
+
+def _within(word: str, limit: float, value: Any) -> bool:
+    """below or at_least. What is no number is neither."""
+    try:
+        return number(value) < limit if word == "below" else number(value) >= limit
+    except (TypeError, ValueError):
+        return False
+
+
+def _same(condition: Any, value: Any) -> bool:
+    """Equal, or the same number or flag as a flat file spells it."""
+    if condition == value or not isinstance(value, str) or isinstance(condition, str):
+        return bool(condition == value)
+    if isinstance(condition, bool):
+        return value.strip().casefold() == str(condition).casefold()
+    try:
+        return bool(number(value) == condition)
+    except ValueError:
+        return False
 
 
 def number(value: Any) -> float:

@@ -18,6 +18,8 @@ from mlx_distill.backends.base import Student
 from mlx_distill.errors import CheckpointError
 from mlx_distill.files import atomic_folder, write_json
 
+POSITION = "position.json"
+WAY_OUT = "delete this checkpoint's folder: the one before it goes on, or else training begins anew"
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -41,12 +43,14 @@ class Position:
 
 
 def save(folder: Path, student: Student, position: Position) -> Path:
-    """Write checkpoints/step-N whole; one that is there already stays."""
+    """Write checkpoints/step-N whole. Of one that is there already the weights are the same, and only the position is written anew."""
     path = folder / f"step-{position.step:06d}"
-    if not path.exists():
-        with atomic_folder(path) as staging:
-            student.save_state(staging)
-            write_json(staging / "position.json", asdict(position))
+    if path.exists():
+        write_json(path / POSITION, asdict(position))
+        return path
+    with atomic_folder(path) as staging:
+        student.save_state(staging)
+        write_json(staging / POSITION, asdict(position))
     return path
 
 
@@ -56,13 +60,14 @@ def latest(folder: Path) -> Path | None:
 
 
 def load(path: Path, student: Student) -> Position:
+    """Put a checkpoint's weights and optimizer into the student. Raises CheckpointError where it is damaged."""
     try:
-        position = Position(**json.loads((path / "position.json").read_text(encoding="utf-8")))
+        position = Position(**json.loads((path / POSITION).read_text(encoding="utf-8")))
+        student.load_state(path)
     except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"the checkpoint cannot be read: {error}", file=path, hint="delete this folder: the one before it goes on"
-        ) from None
-    student.load_state(path)
+        raise CheckpointError(f"the checkpoint cannot be read: {error}", file=path, hint=WAY_OUT) from None
+    except CheckpointError as error:
+        raise CheckpointError(error.message, file=error.file, hint=WAY_OUT) from None
     return position
 
 

@@ -69,12 +69,18 @@ class Training:
             return False
         self.position = checkpoint.load(path, self._student)
         self._stopping = Stopping.of(self.position.stopping)
-        self._events.emit("resumed", step=self.position.step)
+        if self.position.step < self.steps and not (self.position.finished == "early" and self._stopping.over(self._spec.early_stopping)):
+            self.position.finished = None  # more epochs, or more patience, than it was finished with
+        if self.position.finished is None:
+            self._events.emit("resumed", step=self.position.step)
         return True
 
     def run(self, bar: Bar, stop: Callable[[], bool]) -> Trained:
         """Train to the end, or until `stop` says so after a step: then the position is saved."""
         bar.advance(self.position.step)
+        if self.position.finished is None and self.position.step >= self.steps:  # fewer epochs than it was begun with
+            self._validate(last=True)
+            self._save()
         while self.position.finished is None:
             started = time.monotonic()
             self._step(bar)
@@ -136,7 +142,7 @@ class Training:
         position, spec = self.position, self._spec
         if self._valid:
             loss = self._validation_loss()
-            position.last_valid = loss.mean
+            position.last_valid = loss.mean if math.isfinite(loss.mean) else None
             best = self._stopping.judge(loss.mean, position.step, spec.early_stopping)
         else:
             best = True

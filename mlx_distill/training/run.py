@@ -54,6 +54,18 @@ class Run:
             raise OutputError(what, file=self.path, hint="make one: mlx-distill run RECIPE --out RUN")
         return read_lock(self.lock)
 
+    def open_learned(self) -> tuple[Recipe, dict[str, Any]]:
+        """As `open`. Raises OutputError where there is no adapter to answer with either."""
+        if self.exists() and self.adapter_hash() is None:
+            raise OutputError("nothing has been learned here yet", file=self.path, hint="mlx-distill train RECIPE --out RUN --resume")
+        return self.open()
+
+    def relock(self, recipe: Recipe) -> None:
+        """Take down what a resumed run asks for anew."""
+        locked, facts = self.open()
+        if differences(locked, recipe):
+            write_lock(self.lock, recipe, facts=facts)
+
     def split(self) -> dict[str, list[str]]:
         try:
             split: dict[str, list[str]] = json.loads((self.path / "split.json").read_text(encoding="utf-8"))
@@ -90,6 +102,11 @@ class Run:
             if old.get(key) != new.get(key):
                 hint = f"bring back what it was begun with ({thing} {str(old.get(key))[:12]}), or begin a new run: --out"
                 raise DataError(f"the {thing} changed since the run was begun", file=self.lock, hint=hint)
+        old, new = (known.get("data", {}).get("limit") for known in (before, facts))
+        if old != new:
+            was, now = (f"with --limit {limit}" if limit else "without --limit" for limit in (old, new))
+            hint = "repeat what it was begun with, or begin a new run: --out"
+            raise RecipeError(f"the run was begun {was}, and this is {now}", file=self.lock, hint=hint)
 
     def adapter_hash(self) -> str | None:
         """SHA-256 of the kept adapter's weights; None before the first validation."""

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mlx_distill.backends.base import Backend, LoraShape, Student
-from mlx_distill.errors import DataError, DistillError, Interrupted, OutputError
+from mlx_distill.errors import CheckpointError, DataError, DistillError, Interrupted, OutputError
 from mlx_distill.observe.progress import Progress
 from mlx_distill.recipe.check import check as check_recipe
 from mlx_distill.recipe.check import require
 from mlx_distill.recipe.load import Loaded, load
 from mlx_distill.recipe.problem import Problem
-from mlx_distill.recipe.schema import Recipe
+from mlx_distill.recipe.schema import Recipe, SourceSpec
 from mlx_distill.training.run import Run
 
 Document = dict[str, Any]
@@ -66,6 +65,8 @@ def check(setting: Setting, recipes: Sequence[Path], sets: Sequence[str], *, sho
 
 
 def _fit(loaded: Loaded, recipe: Recipe, show: int) -> tuple[list[Document], list[Problem]]:
+    from mlx_distill.catalog import nearest
+    from mlx_distill.models.checkpoint import open_checkpoint
     from mlx_distill.models.hub import locate
     from mlx_distill.workflows.preparation import Prepared, example_rows
 
@@ -78,6 +79,9 @@ def _fit(loaded: Loaded, recipe: Recipe, show: int) -> tuple[list[Document], lis
         problems.append(_as_problem(loaded, "data.source", error))
     try:
         source = locate(recipe.base.model, recipe.base.revision)
+        known = list(open_checkpoint(source).family.PROJECTIONS)
+        for name in (name for name in recipe.lora.targets if name not in known):
+            problems.append(loaded.problem("lora.targets", f"this base has no projection {name!r}", nearest(name, known)))
         if prepared is not None:
             prepared.read(source)
             rows = example_rows(prepared, show)
@@ -116,7 +120,7 @@ def convert(
 
 
 def train(setting: Setting, recipe: Path, out: Path, sets: Sequence[str], *, resume: bool, limit: int | None = None) -> Document:
-    """Raises Interrupted where it was stopped: everything is saved, and `--resume` goes on."""
+    """Its `stopped` may be interrupted: then everything is saved, and `resume` goes on."""
     from mlx_distill.files import exclusive
 
     wanted = require(setting.load(recipe, sets))
@@ -133,33 +137,25 @@ def _train(setting: Setting, recipe: Recipe, run: Run, limit: int | None) -> Doc
     from mlx_distill.observe.interrupts import deferred
     from mlx_distill.training.loop import Training
 
-    with _learning(setting, recipe, run, limit) as (prepared, student, backend):
-        with Events(run.events) as events:
-            lessons = prepared.lessons
-            training = Training(
-                student, lessons["train"].rows, lessons["valid"].rows, prepared.prompt.prefix, recipe.train, run.path, events
-            )
-            resumed = training.resume()
-            begun = training.position.step
-            if training.position.finished is None:
-                estimate = _estimate(student, prepared, recipe) * (training.steps - begun)
-                setting.progress.say(f"{'going on at' if resumed else 'from'} step {begun} of {training.steps}; about {_minutes(estimate)}")
-                with deferred() as stop, setting.progress.step("train", total=training.steps, unit="steps") as bar:
-                    trained = training.run(bar, stop)
-                events.emit("trained", **dataclasses.asdict(trained))
-            else:
-                trained = training.run(_SILENT, lambda: False)
-                setting.progress.say(f"train: done already, {trained.steps} steps")
-    document = _trained_document(run, trained, student)
-    if trained.stopped == "interrupted":
-        raise Interrupted(
-            f"stopped after step {trained.steps} of {training.steps}; it is saved", hint="the same command with --resume goes on"
-        )
-    return document
+    prepared, student = _learning(setting, recipe, run, limit)
+    with Events(run.events) as events:
+        lessons = prepared.lessons
+        training = Training(student, lessons["train"].rows, lessons["valid"].rows, prepared.prompt.prefix, recipe.train, run.path, events)
+        resumed = training.resume()
+        begun = training.position.step
+        if training.position.finished is None:
+            estimate = _estimate(student, prepared, recipe) * (training.steps - begun)
+            setting.progress.say(f"{'going on at' if resumed else 'from'} step {begun} of {training.steps}; about {_minutes(estimate)}")
+            with deferred() as stop, setting.progress.step("train", total=training.steps, unit="steps") as bar:
+                trained = training.run(bar, stop)
+            events.emit("trained", **dataclasses.asdict(trained))
+        else:
+            trained = training.run(_SILENT, lambda: False)
+            setting.progress.say(f"train: done already, {trained.steps} steps")
+    return _trained_document(run, trained, student)
 
 
-@contextmanager
-def _learning(setting: Setting, recipe: Recipe, run: Run, limit: int | None) -> Iterator[tuple[Any, Student, Backend]]:
+def _learning(setting: Setting, recipe: Recipe, run: Run, limit: int | None) -> tuple[Any, Student]:
     """Data, base and lock of a run, and its student prepared to learn."""
     from mlx_distill.workflows.preparation import Prepared
 
@@ -177,13 +173,15 @@ def _learning(setting: Setting, recipe: Recipe, run: Run, limit: int | None) -> 
     else:
         for line in prepared.plan(base, card):
             setting.progress.say(line)
-        run.path.mkdir(parents=True, exist_ok=True)
-        run.begin(recipe, facts, prepared.split)
     student = backend.open(base, memory_limit=_bytes(recipe.train.memory_limit))
     shape = LoraShape(recipe.lora.rank, recipe.lora.alpha, recipe.lora.dropout, recipe.lora.targets)
     train = recipe.train
     student.prepare(shape, optimizer=train.optimizer, weight_decay=train.weight_decay, initial=None, seed=train.seed)
-    yield prepared, student, backend
+    if run.exists():
+        run.relock(recipe)
+    else:
+        run.begin(recipe, facts, prepared.split)
+    return prepared, student
 
 
 def base_of(setting: Setting, recipe: Recipe, backend: Backend) -> tuple[Path, Document]:
@@ -204,6 +202,21 @@ def base_of(setting: Setting, recipe: Recipe, backend: Backend) -> tuple[Path, D
         step.advance(0, converted="now" if made else "before", parameters=card["parameters"])
     kept = ("source", "revision", "source_hash", "family", "parameters", "bits", "group_size", "bits_per_weight")
     return folder, {"key": folder.name, **{name: card.get(name) for name in kept}}
+
+
+def base_of_run(setting: Setting, run: Run, recipe: Recipe, facts: Mapping[str, Any], backend: Backend) -> Path:
+    """The very base that a run was trained on, out of the cache; made again where the cache has lost it. Raises CheckpointError."""
+    from mlx_distill.convert import CARD
+
+    locked = facts.get("base", {}).get("key")
+    folder = setting.cache / "bases" / str(locked)
+    if (folder / CARD).is_file():
+        return folder
+    folder, card = base_of(setting, recipe, backend)
+    if card["key"] != locked:
+        hint = "the adapter fits that base alone: bring it back, or train anew"
+        raise CheckpointError(f"{recipe.base.model} is no longer the checkpoint that the run was trained on", file=run.lock, hint=hint)
+    return folder
 
 
 def _estimate(student: Student, prepared: Any, recipe: Recipe) -> float:
@@ -236,23 +249,22 @@ def _trained_document(run: Run, trained: Any, student: Student) -> Document:
 # evaluate
 
 
-def evaluate(setting: Setting, out: Path, *, data: Path | None = None) -> Document:
+def evaluate(setting: Setting, out: Path, *, data: Path | None = None, delimiter: str | None = None) -> Document:
     """Answers the run's valid and test rows (or those of `data`), judges them, writes the report. Its `verdict` may be missed."""
     from mlx_distill.files import exclusive
 
     run = Run(out)
-    recipe, facts = run.open()
+    recipe, facts = run.open_learned()
+    source = None if data is None else source_of(data, recipe, delimiter)
     with exclusive(out):
-        return _evaluate(setting, run, recipe, facts, data)
+        return _evaluate(setting, run, recipe, facts, source)
 
 
-def _evaluate(setting: Setting, run: Run, recipe: Recipe, facts: Mapping[str, Any], data: Path | None) -> Document:
+def _evaluate(setting: Setting, run: Run, recipe: Recipe, facts: Mapping[str, Any], data: SourceSpec | None) -> Document:
     from mlx_distill.workflows.judgement import Judgement
 
-    if run.adapter_hash() is None:
-        raise OutputError("nothing has been learned here yet", file=run.path, hint="mlx-distill train RECIPE --out RUN --resume")
     backend = setting.choose()
-    base, _ = base_of(setting, recipe, backend)
+    base = base_of_run(setting, run, recipe, facts, backend)
     student = backend.open(base, adapters={"run": run.adapter}, memory_limit=_bytes(recipe.train.memory_limit))
     judgement = Judgement(run, recipe, facts, base, student, setting.progress, data)
     with setting.progress.step("answer", total=judgement.total, unit="rows") as bar:
@@ -276,7 +288,9 @@ def run(setting: Setting, recipe: Path, out: Path, sets: Sequence[str], *, limit
     place = Run(out)
     place.refuse_foreign()
     with exclusive(out):
-        _train(setting, wanted, place, limit)
+        trained = _train(setting, wanted, place, limit)
+        if trained["stopped"] == "interrupted":
+            raise Interrupted(f"stopped after step {trained['steps']}; it is saved", hint="the same command goes on")
         _, facts = place.open()
         document = _reported(place, wanted)
         if document is not None:
@@ -305,34 +319,27 @@ def _reported(run: Run, recipe: Recipe) -> Document | None:
 # infer
 
 
-def infer(setting: Setting, student: Path, source: Path, output: Path, *, resume: bool) -> Document:
+def infer(setting: Setting, student: Path, source: Path, output: Path, *, resume: bool, delimiter: str | None = None) -> Document:
     """Answers every text of a file. Rejects alone are no failure."""
     from mlx_distill.data.examples import Reader
-    from mlx_distill.data.read import by_name, read
+    from mlx_distill.data.read import read
     from mlx_distill.files import exclusive
     from mlx_distill.inference.engine import Engine
-    from mlx_distill.inference.job import rejects_of
+    from mlx_distill.inference.job import refuse, rejects_of
     from mlx_distill.inference.job import run as run_job
     from mlx_distill.task.prompt import load_tokenizer
 
     started = time.monotonic()
     run = Run(student)
-    recipe, _ = run.open()
-    if run.adapter_hash() is None:
-        raise OutputError("nothing has been learned here yet", file=student, hint="mlx-distill train RECIPE --out RUN --resume")
-    if output.is_dir() or (output.exists() and output.resolve() == source.resolve()):
-        what = "a folder" if output.is_dir() else "the input"
-        raise OutputError(f"OUTPUT is {what}", file=output, hint="name a new file, such as answers.jsonl")
-    if output.suffix.lower() not in (".jsonl", ".ndjson"):
-        raise OutputError(
-            f"results are written as JSON lines, not {output.suffix or 'without a suffix'}", file=output, hint="name it ….jsonl"
-        )
-    rows = Reader(recipe.task, None).examples(read(by_name(source), source))
+    recipe, facts = run.open_learned()
+    refuse(source, output, resume=resume)
+    rows = Reader(recipe.task, None).examples(read(source_of(source, recipe, delimiter), source))
     with exclusive(output):
         backend = setting.choose()
-        base, _ = base_of(setting, recipe, backend)
+        base = base_of_run(setting, run, recipe, facts, backend)
         opened = backend.open(base, adapters={"run": run.adapter}, memory_limit=_bytes(recipe.train.memory_limit))
-        engine = Engine(opened, recipe.task, load_tokenizer(base), answer=recipe.answer, max_tokens=recipe.train.max_tokens, adapter="run")
+        tokenizer = load_tokenizer(base)
+        engine = Engine(opened, recipe.task, tokenizer, answer=recipe.answer, max_tokens=recipe.train.max_tokens, adapter="run")
         with setting.progress.step("infer", unit="rows") as bar:
             done = run_job(rows, engine, output, bar, resume=resume)
     seconds = time.monotonic() - started
@@ -349,6 +356,21 @@ def infer(setting: Setting, student: Path, source: Path, output: Path, *, resume
 
 
 # shared
+
+
+def source_of(path: Path, recipe: Recipe, delimiter: str | None) -> SourceSpec:
+    """A file of texts by its name; a CSV without a delimiter of its own has that of the recipe's data. Raises DataError."""
+    from mlx_distill.data.read import by_name
+    from mlx_distill.recipe.layers import neighbour
+
+    if not path.exists():
+        raise DataError("there is no such file", file=path, hint=neighbour(path))
+    known = recipe.data.source
+    spec = by_name(path, delimiter=delimiter)
+    if spec.kind != "csv" and delimiter is not None:
+        raise DataError(f"a {spec.kind} file has no delimiter", file=path, hint="leave --delimiter out")
+    fits = spec.kind == known.kind == "csv" and path.suffix.lower() == Path(known.path).suffix.lower()
+    return dataclasses.replace(spec, delimiter=known.delimiter) if fits and delimiter is None else spec
 
 
 class _Silent:
@@ -392,6 +414,3 @@ def _minutes(seconds: float) -> str:
     from mlx_distill.observe.progress import duration
 
     return duration(seconds)
-
-
-Workflow = Callable[..., Document]

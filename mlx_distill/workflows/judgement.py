@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 from mlx_distill.backends.base import Student
 from mlx_distill.data import examples
 from mlx_distill.data.batches import by_length, groups
-from mlx_distill.data.read import by_name
 from mlx_distill.data.tokens import lessons
 from mlx_distill.errors import DataError
 from mlx_distill.evaluation import page, report
@@ -23,10 +22,10 @@ from mlx_distill.observe.events import read_events
 from mlx_distill.observe.progress import Progress
 from mlx_distill.observe.progress import Step as Bar
 from mlx_distill.recipe.lock import recipe_hash
-from mlx_distill.recipe.schema import Recipe
+from mlx_distill.recipe.schema import Recipe, SourceSpec
 from mlx_distill.records import BadRow, Example, LossSum, Prediction, Value
 from mlx_distill.task import rubric
-from mlx_distill.task.fields import follow
+from mlx_distill.task.fields import ABSENT, follow
 from mlx_distill.task.plan import plan
 from mlx_distill.task.prompt import Prompt, load_tokenizer
 from mlx_distill.training.run import Run
@@ -46,15 +45,19 @@ class Judgement:
         base: Path,
         student: Student,
         progress: Progress,
-        data: Path | None,
+        data: SourceSpec | None,
     ):
         self._run, self._recipe, self._facts, self._progress, self._student = run, recipe, facts, progress, student
-        self._suffix = f".{data.stem}" if data else ""
-        path = data or Path(recipe.data.source.path)
-        source = by_name(data) if data else recipe.data.source
+        source = data or recipe.data.source
+        path = Path(source.path)
+        self._suffix = f".{path.stem}" if data else ""
         loaded = examples.collect(recipe.task, source, path, missing=recipe.data.missing, max_bad_share=recipe.data.max_bad_share)
         rows = {row.id: row for row in loaded.rows}
         self._sha256, split = loaded.sha256, run.split()
+        if data is None and facts.get("data", {}).get("sha256") != loaded.sha256:
+            hint = "bring back the rows that it was trained on, or judge it by these: --data FILE"
+            raise DataError("the data changed since the run was begun", file=path, hint=hint)
+        self._notes = _known(rows, split["train"]) if data else []
         self._train = [rows[i] for i in split["train"] if i in rows] if data is None else []
         wanted = {"test": list(rows)} if data else {name: split[name] for name in ("valid", "test")}
         self._rows = [(rows[i], name) for name, ids in wanted.items() for i in ids if i in rows]
@@ -86,8 +89,10 @@ class Judgement:
         """Judge the test rows; write report.json and report.html; the document."""
         test = [row for row in self._judged if row.split == "test"]
         recipe, spec = self._recipe, self._recipe.evaluate
-        notes: list[str] = []
-        answered = baselines(self._train, [row for row, split in self._rows if split == "test"], recipe.task.fields, say=notes.append)
+        notes = [*self._notes]
+        compared = spec.baselines and bool(self._train)
+        tested = [row for row, split in self._rows if split == "test"]
+        answered = baselines(self._train, tested, recipe.task.fields, say=notes.append) if compared else None
         records = {row.id: row.record for row, _ in self._rows}
         html = self._run.path / f"report{self._suffix}.html"
         self._document = report.build(
@@ -100,7 +105,7 @@ class Judgement:
             slices=spec.slices,
             bootstrap=spec.bootstrap,
             seed=recipe.train.seed,
-            baselines=answered if spec.baselines and self._train else None,
+            baselines=answered,
             rubric=lambda i, answer: rubric.assess(recipe.task, answer, records[i]),
             tiers=bool(recipe.task.tiers),
             splits=self._counts(),
@@ -129,7 +134,7 @@ class Judgement:
             overall=said.overall if said else None,
             reference_tier=tier,
             tier=said.tier if said else None,
-            slices={column: str(follow(row.record, column)) for column in self._recipe.evaluate.slices},
+            slices={column: _slice(row, column) for column in self._recipe.evaluate.slices},
             nll=loss.nats if loss.tokens else None,
             nll_tokens=loss.tokens or None,
             text=row.text,
@@ -162,6 +167,17 @@ class Judgement:
     def _lineage(self) -> dict[str, Any]:
         own = {"recipe_sha256": recipe_hash(self._recipe), "adapter_sha256": self._run.adapter_hash(), "data_sha256": self._sha256}
         return {**own, **self._facts, "reported": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _slice(row: Example, column: str) -> str:
+    value = follow(row.record, column)
+    return "" if value is ABSENT or value is None else str(value)
+
+
+def _known(rows: Container[str], trained: Sequence[str]) -> list[str]:
+    """A remark where rows to judge by are among those that were learned."""
+    number = sum(name in rows for name in trained)
+    return [f"{number} of these rows have the id of a row that the student learned from: figures on them flatter it."] if number else []
 
 
 def _line(judged: Judged, prediction: Prediction | BadRow) -> dict[str, Any]:

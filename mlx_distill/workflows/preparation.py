@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mlx_distill.models.estimates import training_memory
 from mlx_distill.recipe.schema import Recipe
 from mlx_distill.records import BadRow, Example
 from mlx_distill.task.answer import AnswerPlan
+from mlx_distill.task.fields import ABSENT, follow
 from mlx_distill.task.plan import plan
 from mlx_distill.task.prompt import Prompt, load_tokenizer
 from mlx_distill.task.slots import SlotPlan
@@ -46,6 +47,7 @@ class Prepared:
         if limit is not None:
             rows = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode("utf-8", "surrogatepass")).digest())[:limit]
         split = examples.divide(recipe.task, recipe.data.split, rows, path)
+        _require_columns(recipe.evaluate.slices, rows, path)
         return cls(recipe, {row.id: row for row in rows}, loaded.bad, loaded.sha256, split, limit)
 
     def read(self, base: Path) -> None:
@@ -114,6 +116,14 @@ class Prepared:
             learned=sum(len(lesson.row.targets) for lesson in rows),
             width=4,
         ).total
+
+
+def _require_columns(columns: Iterable[str], rows: Sequence[Example], path: Path) -> None:
+    """Before the training, not in the report after it."""
+    for column in columns:
+        if all(follow(row.record, column) is ABSENT for row in rows):
+            there = ", ".join(map(str, rows[0].record))
+            raise DataError(f"evaluate.slices names {column!r}, and there is no such column", file=path, hint=f"there is {there}")
 
 
 def open_config(base: Path) -> dict[str, Any]:

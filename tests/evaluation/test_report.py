@@ -7,7 +7,7 @@ import re
 import pytest
 
 from mlx_distill.errors import RecipeError
-from mlx_distill.evaluation import page, report
+from mlx_distill.evaluation import page, report, words
 from mlx_distill.evaluation.judge import Judged
 from mlx_distill.recipe.schema import FieldSpec
 
@@ -106,10 +106,10 @@ def test_the_first_sentence_is_the_verdict_and_the_others_say_what_it_beats():
 
 
 def test_standing_needs_an_interval_that_leaves_zero_out():
-    assert report.standing("accuracy", {"low": 0.01, "high": 0.2}) == "better"
-    assert report.standing("mae.risk", {"low": 0.01, "high": 0.2}) == "worse"
-    assert report.standing("accuracy", {"low": -0.01, "high": 0.2}) == "level"
-    assert report.standing("accuracy", {"low": None, "high": None}) == "level"
+    assert words.standing("accuracy", {"low": 0.01, "high": 0.2}) == "better"
+    assert words.standing("mae.risk", {"low": 0.01, "high": 0.2}) == "worse"
+    assert words.standing("accuracy", {"low": -0.01, "high": 0.2}) == "level"
+    assert words.standing("accuracy", {"low": None, "high": None}) == "level"
 
 
 def test_the_worst_disagreements_come_first_and_agreements_not_at_all():
@@ -183,6 +183,6 @@ def test_next_to_nothing_still_gives_a_report(rows):
 
 
 def test_a_figure_is_written_in_its_own_unit():
-    assert report.amount("accuracy.kind", 0.7204) == "72.0 %"
-    assert report.amount("score_mae", 0.504) == "0.50"
-    assert report.amount("macro_f1.kind", -0.0513, signed=True) == "−0.051"
+    assert words.amount("accuracy.kind", 0.7204) == "72.0 %"
+    assert words.amount("score_mae", 0.504) == "0.50"
+    assert words.amount("macro_f1.kind", -0.0513, signed=True) == "−0.051"

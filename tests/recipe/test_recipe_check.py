@@ -56,6 +56,9 @@ def test_a_sound_recipe_has_no_problem(sound: Path) -> None:
         ("task.tiers.other=5", "task.tiers.other", "as high does"),
         ("data.source.path=row.jsonl", "data.source.path", "rows.jsonl"),
         ("data.source.delimiter=;", "data.source.delimiter", "csv has"),
+        ("data.source.split=train", "data.source.split", "hf has"),
+        ("data.source={kind: csv, path: rows.jsonl, delimiter: ';;'}", "data.source.delimiter", "one character"),
+        ('data.source.path=""', "data.source.path", "is empty"),
         ("base.model=./nowhere", "base.model", "there is no folder"),
         ("base.model=rows.jsonl", "base.model", "a checkpoint is a folder"),
         ("base.model=a/b/c", "base.model", "neither"),
@@ -73,6 +76,13 @@ def test_what_makes_no_sense_is_said_at_its_place(sound: Path, monkeypatch: pyte
     problems = found(sound, set_)
     assert list(problems) == [path]
     assert word in problems[path]
+
+
+def test_replay_has_a_source_as_any_other(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(sound.parent)
+    problems = found(sound, "data.replay.source={kind: csv, path: rows.json, revision: main}")
+    assert "hf has" in problems["data.replay.source.revision"]
+    assert "rows.jsonl" in problems["data.replay.source.path"]
 
 
 def test_the_shape_and_the_sense_come_together_in_the_order_of_the_lines(sound: Path) -> None:

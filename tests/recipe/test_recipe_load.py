@@ -192,7 +192,6 @@ def test_a_broken_section_does_not_hide_the_sense_of_its_neighbours(tmp_path: Pa
     [
         ("lora: none", "lora"),
         ("lora: null", "lora"),
-        ("answer: slots", "answer"),
         ("train: {optimizer: lion}", "train.optimizer"),
     ],
 )
@@ -223,7 +222,7 @@ def test_an_empty_section_has_its_defaults(tmp_path: Path) -> None:
         ("name: x\ntask: &a {b: *a}\n", 2, "alias"),
         ("name: x\ntask: *a\n", 2, "not YAML"),
         ("? [a, b]\n: c\n", 1, "key"),
-        ("a: " + "[" * 5000, 1, "deeply"),
+        ("a: " + "[" * 1000, 1, "deeply"),
     ],
 )
 def test_what_is_no_yaml_is_said_with_its_line(tmp_path: Path, text: str, line: int, word: str) -> None:
@@ -323,8 +322,6 @@ def test_a_relative_path_is_relative_to_the_file_that_wrote_it(tmp_path: Path, m
     assert changed.recipe is not None
     assert changed.recipe.data.source.path == str(tmp_path / "work" / "mine.jsonl")
     assert changed.recipe.base.model == str(tmp_path / "work" / "x")
-    assert changed.folder_of("data.source.path") == tmp_path / "work"
-    assert changed.folder_of("data.source.kind") == tmp_path / "shared"
 
 
 def test_a_hub_id_stays_what_it_is(tmp_path: Path) -> None:

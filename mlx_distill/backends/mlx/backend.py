@@ -5,6 +5,7 @@ Importing this module imports MLX, so nobody does before this backend is chosen;
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -25,8 +26,8 @@ class MlxBackend:
 
         self._blas = blas
         self._metal = mx.metal.is_available()
-        if not self._metal and not (shutil.which("g++") or shutil.which("c++")):
-            mx.disable_compile()  # on CPUs MLX compiles fused kernels with the machine's C++ compiler: without one they would fail
+        if not self._metal and shutil.which("g++") is None:
+            pass  # on CPUs MLX compiles fused kernels with g++, by that name: without it they would fail
 
     def machine(self) -> Machine:
         import mlx.core as mx
@@ -48,12 +49,23 @@ class MlxBackend:
         mx.set_memory_limit(limit)
         mx.set_cache_limit(min(limit // 4, 2 << 30))  # unbounded, freed buffers of odd lengths pile up until the machine swaps
         mx.reset_peak_memory()
-        return MlxStudent(base, adapters or {}, cast=None if self._metal else "float32")
+        if self._metal:
+            return MlxStudent(base, adapters or {}, cast=None)
+        return MlxStudent(base, adapters or {}, cast="float32", unpack=_dense_bytes(base) <= limit // 2)
 
     def quantize(self, shard: Mapping[str, RawTensor], *, bits: int | None, group_size: int, dtype: str | None) -> dict[str, RawTensor]:
         from mlx_distill.backends.mlx.quantize import quantize
 
         return quantize(shard, bits=bits, group_size=group_size, dtype=dtype)
+
+
+def _dense_bytes(base: Path) -> float:
+    """What the base's weights take in float32. Infinite where the base does not say how many it has."""
+    try:
+        index = json.loads((base / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        return 4.0 * int(index["metadata"]["total_parameters"])
+    except (OSError, ValueError, KeyError):
+        return float("inf")
 
 
 def open_backend() -> Backend:

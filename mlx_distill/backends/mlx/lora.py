@@ -12,12 +12,15 @@ from collections.abc import Mapping
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
 from numpy.typing import NDArray
 
 from mlx_distill.backends.base import LoraShape
 from mlx_distill.backends.lora import names
 from mlx_distill.errors import BackendError
+
+Linears = dict[str, nn.Module]
+"""The base's own projections by path, such as model.layers.0.self_attn.q_proj."""
 
 
 class LoraLinear(nn.Module):
@@ -39,56 +42,74 @@ class LoraLinear(nn.Module):
         return out
 
 
+Layers = dict[str, LoraLinear]
+"""One adapter's layers, by the path of what they adapt."""
+
+
 def fans(linear: nn.Module) -> tuple[int, int]:
     """(in, out) of a linear layer, packed or not."""
     rows, columns = linear.weight.shape
     return (columns * 32 // linear.bits if "scales" in linear else columns), rows
 
 
-def attach(model: nn.Module, shape: LoraShape) -> dict[str, tuple[int, int]]:
-    """Put an adapter on every projection named in `shape.targets`; {module: (in, out)} of those adapted."""
-    found = {
+def linears(model: nn.Module) -> Linears:
+    """The projections that can be adapted, by path; the head is none of them."""
+    return {
         path: module
         for path, module in model.named_modules()
-        if path.rpartition(".")[2] in shape.targets and isinstance(module, (nn.Linear, nn.QuantizedLinear))
+        if path.startswith("model.") and isinstance(module, (nn.Linear, nn.QuantizedLinear))
     }
-    if missing := set(shape.targets) - {path.rpartition(".")[2] for path in found}:
-        there = sorted(
-            {p.rpartition(".")[2] for p, m in model.named_modules() if isinstance(m, (nn.Linear, nn.QuantizedLinear))} - {"lm_head"}
+
+
+def adapt(bare: Linears, shape: LoraShape) -> Layers:
+    """An adapter, without values, for every projection that `shape.targets` names. Raises BackendError on a name that is not there."""
+    there = {last_name(path) for path in bare}
+    if missing := set(shape.targets) - there:
+        raise BackendError(
+            f"this base has no projection {', '.join(sorted(missing))}", hint=f"lora.targets may name {', '.join(sorted(there))}"
         )
-        raise BackendError(f"this base has no projection {', '.join(sorted(missing))}", hint=f"lora.targets may name {', '.join(there)}")
-    adapted = {path: LoraLinear(module, shape.rank, shape.alpha / shape.rank, shape.dropout) for path, module in found.items()}
-    model.update_modules(tree_unflatten(list(adapted.items())))
-    return {path: fans(module) for path, module in found.items()}
+    scale = shape.alpha / shape.rank
+    return {path: LoraLinear(linear, shape.rank, scale, shape.dropout) for path, linear in bare.items() if last_name(path) in shape.targets}
 
 
-def detach(model: nn.Module) -> None:
-    """Take every adapter off again."""
-    bare = [(path, module.linear) for path, module in model.named_modules() if isinstance(module, LoraLinear)]
-    model.update_modules(tree_unflatten(bare))
+def last_name(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
-def fill(model: nn.Module, weights: Mapping[str, NDArray[np.float32]]) -> None:
-    """Set the adapters' values from PEFT's names and orientation. Raises BackendError where they are not the model's."""
-    wanted = {name for path, module in model.named_modules() if isinstance(module, LoraLinear) for name in names(path)}
+def wear(model: nn.Module, bare: Linears, layers: Layers) -> None:
+    """Take off what the model has on, and put these on (none: the bare base)."""
+    model.update_modules(tree_unflatten(list((bare | layers).items())))
+
+
+def fill(layers: Layers, weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """Set the values from PEFT's names and orientation. Raises BackendError where they are not this model's, and sets none."""
+    wanted = {name for path in layers for name in names(path)}
     if odd := wanted.symmetric_difference(weights):
         raise BackendError(
             f"the adapter is not of this base: {sorted(odd)[0]} and {len(odd) - 1} more differ", hint="open the base it was trained on"
         )
-    flat = []
-    for path, module in model.named_modules():
-        if isinstance(module, LoraLinear):
-            for name, key in zip(names(path), ("lora_a", "lora_b"), strict=True):
-                value = np.ascontiguousarray(weights[name].T)
-                if value.shape != module[key].shape:
-                    raise BackendError(f"{name} is {weights[name].shape}; this base needs {tuple(reversed(module[key].shape))}")
-                flat.append((f"{path}.{key}", mx.array(value)))
-    model.update(tree_unflatten(flat))
+    values: dict[str, mx.array] = {}
+    for path, current in parameters(layers).items():
+        name = peft_name(path)
+        value = np.ascontiguousarray(weights[name].T)
+        if value.shape != current.shape:
+            raise BackendError(
+                f"{name} is {weights[name].shape}; this base needs {tuple(reversed(current.shape))}", hint="open the base it was trained on"
+            )
+        values[path] = mx.array(value)
+    mx.eval(list(values.values()))
+    assign(layers, values)
 
 
-def parameters(model: nn.Module) -> dict[str, mx.array]:
-    """The adapters' values by MLX's own paths, ..., q_proj.lora_a, sorted: the order of every gradient list."""
-    return {path: value for path, value in sorted(tree_flatten(model.parameters())) if path.endswith((".lora_a", ".lora_b"))}
+def parameters(layers: Layers) -> dict[str, mx.array]:
+    """The values by MLX's own paths, ..., q_proj.lora_a, sorted: the order of every gradient list."""
+    return {f"{path}.{key}": layers[path][key] for path in sorted(layers) for key in ("lora_a", "lora_b")}
+
+
+def assign(layers: Layers, values: Mapping[str, mx.array]) -> None:
+    for path, value in values.items():
+        module, _, key = path.rpartition(".")
+        layers[module][key] = value
 
 
 def peft_name(path: str) -> str:

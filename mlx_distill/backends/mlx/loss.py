@@ -65,6 +65,7 @@ def _nll(logits: mx.array, targets: Ids) -> mx.array:
 def _closed_nll(head: Head, hidden: mx.array, allowed: Sequence[Ids], targets: Ids) -> mx.array:
     """The same among the allowed ids: one matmul with the union of the rows of the head, the others masked out."""
     union, mask = union_of(allowed)
+    assert all(target in ids for target, ids in zip(targets, allowed, strict=True)), "a target is not among its allowed ids"
     logits = mx.where(mx.array(mask), head.logits(hidden, mx.array(union)), -mx.inf)
     return _nll(logits, np.searchsorted(union, targets).astype(np.int32))
 

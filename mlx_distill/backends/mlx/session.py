@@ -6,7 +6,7 @@ that says which of its columns each row owns. So rows of unequal length need no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -63,7 +63,7 @@ class _Cohort:
         self.length = np.full(rows, prefix, np.int32)
         self.alive = set(range(rows))
         self.hidden: mx.array | None = None
-        self.last: mx.array | None = None
+        """(B, n, width): what `read` and `choose` ask; the last `added` tokens of each row."""
         self.added = np.zeros(rows, np.int32)
 
     def select(self, rows: NDArray[np.int32]) -> _Cohort:
@@ -72,16 +72,31 @@ class _Cohort:
         index = mx.array(rows)
         other.caches = None if self.caches is None else [(keys[index], values[index]) for keys, values in self.caches]
         other.owned, other.positions, other.length = self.owned[rows], self.positions[rows], self.length[rows]
-        other.last = None if self.last is None else self.last[index]
         return other
+
+    def take(self, hidden: mx.array, added: NDArray[np.int32]) -> None:
+        """New hidden states; a row to which nothing was added keeps those it had."""
+        idle = added == 0
+        if self.hidden is not None and idle.any():
+            width = max(hidden.shape[1], int(self.added[idle].max()))
+            old, new = (_widened(states, width) for states in (self.hidden, hidden))
+            hidden, added = mx.where(mx.array(idle)[:, None, None], old, new), np.where(idle, self.added, added)
+        self.hidden, self.added = hidden, added
+
+
+def _widened(states: mx.array, width: int) -> mx.array:
+    """(B, n, width of a state) to exactly `width` tokens, cut or padded on the right."""
+    return mx.pad(states[:, :width], [(0, 0), (0, max(0, width - states.shape[1])), (0, 0)])
 
 
 class MlxSession:
-    def __init__(self, model: nn.Module, head: Head, prefix: Ids, token_budget: int | None):
-        self._model, self._head, self._budget = model, head, token_budget
+    def __init__(self, model: nn.Module, head: Head, prefix: Ids, token_budget: int | None, *, wear: Callable[[], None]):
+        """`wear` puts the session's adapter on the model: between two calls another session may have put on its own."""
+        self._model, self._head, self._budget, self._wear = model, head, token_budget, wear
         self._wide = wide_masks(model)
         self._shared: KeysValues | None = None
         self._prefix = len(prefix)
+        self._wear()
         if self._prefix:
             self._shared = prefix_keys_values(model, prefix)
             mx.eval(self._shared)
@@ -122,14 +137,14 @@ class MlxSession:
         ids: dict[int, int] = {}
         logs: dict[int, float] = {}
         for cohort, rows in self._cohorts(allowed).items():
+            assert all(np.any(allowed[handle]) for handle, _ in rows), "a row has no token to choose from"
             logits = self._head.logits(self._last(cohort, [at for _, at in rows]))
             bits = mx.array(np.stack([allowed[handle] for handle, _ in rows]))
             legal = ((bits[:, :, None] >> mx.arange(32, dtype=mx.uint32)) & 1).reshape(len(rows), -1)[:, : self._head.vocabulary]
             logits = mx.where(legal.astype(mx.bool_), logits, -mx.inf)
             logs_all = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
             if temperature > 0:
-                keys = mx.stack([mx.random.key(seed + handle) for handle, _ in rows])
-                noise = mx.stack([mx.random.gumbel(logits.shape[-1:], key=key) for key in keys])
+                noise = mx.stack([mx.random.gumbel(logits.shape[-1:], key=_key(seed, handle)) for handle, _ in rows])
                 chosen = mx.argmax(logits / temperature + noise, axis=-1)
             else:
                 chosen = mx.argmax(logits, axis=-1)
@@ -163,11 +178,14 @@ class MlxSession:
         return [out[number] for number in range(len(rows))]
 
     def drop(self, rows: Sequence[int]) -> None:
+        touched: dict[_Cohort, None] = {}
         for handle in rows:
             cohort, at = self._place.pop(handle)
             cohort.alive.discard(at)
+            touched[cohort] = None
+        for cohort in touched:
             if not cohort.alive:
-                cohort.caches, cohort.hidden, cohort.last = None, None, None
+                cohort.caches, cohort.hidden = None, None
             elif len(cohort.alive) * 2 <= len(cohort.length):
                 self._compact(cohort)
 
@@ -176,10 +194,10 @@ class MlxSession:
         rows = np.array(sorted(cohort.alive), np.int32)
         kept = cohort.select(rows)
         cohort.caches, cohort.owned, cohort.positions, cohort.length = kept.caches, kept.owned, kept.positions, kept.length
-        cohort.last = kept.last
         cohort.hidden = None if cohort.hidden is None else cohort.hidden[mx.array(rows)]
         cohort.added = cohort.added[rows]
         cohort.alive = set(range(len(rows)))
+        mx.eval(cohort.caches, cohort.hidden)  # until then the copies hold on to what they were taken from
         moved = {int(old): new for new, old in enumerate(rows)}
         for handle, (other, at) in list(self._place.items()):
             if other is cohort:
@@ -195,10 +213,11 @@ class MlxSession:
 
     def _forward(self, cohort: _Cohort, appended: Sequence[Ids]) -> None:
         """Forward what each row appends (maybe nothing), and grow the caches by as many columns as the longest needs."""
+        self._wear()
         tokens = padded(appended)
-        rows, n = tokens.shape
-        cohort.added = np.array([len(ids) for ids in appended], np.int32)
-        real = np.arange(n) < cohort.added[:, None]
+        n = tokens.shape[1]
+        added = np.array([len(ids) for ids in appended], np.int32)
+        real = np.arange(n) < added[:, None]
         places = (cohort.length[:, None] + np.arange(n)).astype(np.int32)
         seen, positions = self._seen(cohort, n, places)
         offset = mx.array(cohort.length)
@@ -210,14 +229,12 @@ class MlxSession:
             )
             for i in range(len(self._model.layers))
         ]  # fmt: skip
-        cohort.hidden = self._model.model(mx.array(tokens), caches)
+        cohort.take(self._model.model(mx.array(tokens), caches), added)
         cohort.caches = [cache.kept for cache in caches if cache.kept is not None]
-        ends = cohort.hidden[mx.arange(rows), mx.array(np.maximum(cohort.added - 1, 0))]
-        cohort.last = ends if cohort.last is None else mx.where(mx.array(cohort.added > 0)[:, None], ends, cohort.last)
-        mx.eval(cohort.hidden, cohort.last, cohort.caches)
+        mx.eval(cohort.hidden, cohort.caches)
         cohort.owned = np.concatenate([cohort.owned, real], axis=1)
         cohort.positions = np.concatenate([cohort.positions, places], axis=1)
-        cohort.length = cohort.length + cohort.added
+        cohort.length = cohort.length + added
 
     def _seen(self, cohort: _Cohort, n: int, places: NDArray[np.int32]) -> tuple[Bools, tuple[NDArray[np.int32], NDArray[np.int32]]]:
         """Which keys each appended token sees, (B, n, prefix + S + n), and the positions of queries (B, n) and keys (B, ...)."""
@@ -230,11 +247,18 @@ class MlxSession:
         return np.concatenate([shared, before, causal], axis=2), (places, keys)
 
     def _last(self, cohort: _Cohort, rows: Sequence[int]) -> mx.array:
-        assert cohort.last is not None
-        return cohort.last[mx.array(np.asarray(rows, np.int32))]
+        """Of each row, the state after its last token, (B, width)."""
+        assert cohort.hidden is not None
+        at = np.asarray(rows, np.int32)
+        return cohort.hidden[mx.array(at), mx.array(cohort.added[at] - 1)]
 
     def _log_probabilities(self, hidden: mx.array, allowed: Sequence[Ids]) -> list[Logs]:
         union, mask = union_of(allowed)
         logits = mx.where(mx.array(mask), self._head.logits(hidden, mx.array(union)), -mx.inf)
         logs = np.asarray(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
         return [logs[i, np.searchsorted(union, ids)] for i, ids in enumerate(allowed)]
+
+
+def _key(seed: int, handle: int) -> mx.array:
+    """Each row draws from a stream of its own, and no two seeds share one."""
+    return mx.array(np.random.SeedSequence((seed, handle)).generate_state(2))

@@ -14,7 +14,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
 
 from mlx_distill.backends import lora as adapters
@@ -29,17 +28,36 @@ from mlx_distill.files import write_bytes
 from mlx_distill.records import Group, Ids, LossSum, Step
 
 Gradients = list[mx.array]
+OPTIMIZER = "optimizer.safetensors"
 
 
 class MlxStudent:
-    def __init__(self, base: Path, folders: Mapping[str, Path], *, cast: str | None):
+    def __init__(self, base: Path, folders: Mapping[str, Path], *, cast: str | None, unpack: bool = False):
         self._base = base
-        self._model = open_model(base, cast)
+        self._model = open_model(base, cast, unpack=unpack)
         self._head = Head(self._model)
         self.vocabulary = self._head.vocabulary
-        self._adapters = {name: adapters.load(folder) for name, folder in folders.items()}
-        self._worn: str | None = None
+        self._bare = lora.linears(self._model)
+        self._layers: dict[str | None, lora.Layers] = {name: self._open(folder) for name, folder in folders.items()}
+        self._layers[None] = next(iter(self._layers.values())) if len(self._layers) == 1 else {}
+        self._worn: lora.Layers = {}
         self._shape: LoraShape | None = None
+
+    def _open(self, folder: Path) -> lora.Layers:
+        weights, shape = adapters.load(folder)
+        layers = lora.adapt(self._bare, shape)
+        lora.fill(layers, weights)
+        return layers
+
+    def _wear(self, adapter: str | None) -> None:
+        """Put on an adapter named at `open`. None: the student's own, the one in training, else the only one that it was opened with."""
+        if adapter not in self._layers:
+            named = ", ".join(name for name in self._layers if name is not None)
+            raise BackendError(f"no adapter named {adapter!r} was opened", hint=f"there is {named}" if named else "open the base with it")
+        if (layers := self._layers[adapter]) is not self._worn:
+            lora.wear(self._model, self._bare, layers)
+            self._model.eval()  # a layer is born in training mode, in which it would drop some of its input
+            self._worn = layers
 
     # learning
 
@@ -54,36 +72,44 @@ class MlxStudent:
     ) -> int:
         if optimizer != "adamw":
             raise BackendError(f"no optimizer named {optimizer!r}", hint="there is adamw")
-        lora.detach(self._model)
-        modules = lora.attach(self._model, shape)
-        lora.fill(self._model, initial if initial is not None else adapters.initial(modules, shape.rank, seed))
-        self._shape, self._seed, self._worn = shape, seed, None
+        layers = lora.adapt(self._bare, shape)
+        fans = {path: lora.fans(self._bare[path]) for path in layers}
+        lora.fill(layers, initial if initial is not None else adapters.initial(fans, shape.rank, seed))
+        self._shape, self._seed, self._layers[None] = shape, seed, layers
+        values = lora.parameters(layers)
         self._optimizer = optim.AdamW(0.0, weight_decay=weight_decay, bias_correction=True)
-        values = lora.parameters(self._model)
-        self._optimizer.init(tree_unflatten(list(values.items())))
-        mx.eval(list(values.values()))
+        self._optimizer.init(values)
         return sum(value.size for value in values.values())
 
     def update(self, groups: Sequence[Group], *, learning_rate: float, clip_norm: float | None, step: int) -> Step:
-        values = lora.parameters(self._model)
-        names, flat = list(values), list(values.values())
-        self._model.train()
-        try:
-            total, row_losses = self._gradients(groups, names, flat, step)
-        finally:
-            self._model.eval()
-            self._set(names, flat)
+        gradients, row_losses = self.gradient(groups, step)
         loss = sum(row_losses.values(), LossSum())
-        gradients = [gradient / max(loss.tokens, 1e-12) for gradient in total]
-        norm = float(mx.sqrt(mx.stack([mx.sum(mx.square(gradient)) for gradient in gradients]).sum()).item())  # type: ignore[arg-type]
+        norm = float(mx.sqrt(mx.stack([mx.sum(mx.square(gradient)) for gradient in gradients.values()]).sum()).item())  # type: ignore[arg-type]
         applied = bool(np.isfinite(norm) and np.isfinite(loss.nats) and loss.tokens > 0)
         if applied:
             if clip_norm is not None and norm > clip_norm:
-                gradients = [gradient * (clip_norm / norm) for gradient in gradients]
-            self._apply(names, flat, gradients, learning_rate)
+                gradients = {path: gradient * (clip_norm / norm) for path, gradient in gradients.items()}
+            self._apply(gradients, learning_rate)
         return Step(loss, row_losses, norm, applied)
 
-    def _gradients(self, groups: Sequence[Group], names: list[str], flat: Gradients, step: int) -> tuple[Gradients, dict[str, LossSum]]:
+    def gradient(self, groups: Sequence[Group], step: int) -> tuple[dict[str, mx.array], dict[str, LossSum]]:
+        """Of sum(weight * nll) / sum(weight), by MLX's paths, with the dropout of that step; and the loss of each row."""
+        self._wear(None)
+        values = self._trainable()
+        names, flat = list(values), list(values.values())
+        self._model.train()
+        try:
+            total, row_losses = self._sums(groups, names, flat, step)
+        finally:
+            self._model.eval()
+            self._set(names, flat)
+        weight = max(sum(row_losses.values(), LossSum()).tokens, 1e-12)
+        return {name: gradient / weight for name, gradient in zip(names, total, strict=True)}, row_losses
+
+    def _trainable(self) -> dict[str, mx.array]:
+        return lora.parameters(self._layers[None])
+
+    def _sums(self, groups: Sequence[Group], names: list[str], flat: Gradients, step: int) -> tuple[Gradients, dict[str, LossSum]]:
         """The gradient of the weighted sum of nats over all rows; see backends.mlx.prefix for why it is exact."""
         total = [mx.zeros_like(value) for value in flat]
         row_losses: dict[str, LossSum] = {}
@@ -124,16 +150,16 @@ class MlxStudent:
         mx.random.seed(int.from_bytes(digest[:8], "little"))
 
     def _set(self, names: list[str], values: Sequence[mx.array]) -> None:
-        self._model.update(tree_unflatten(list(zip(names, values, strict=True))))
+        lora.assign(self._layers[None], dict(zip(names, values, strict=True)))
 
-    def _apply(self, names: list[str], flat: Gradients, gradients: Gradients, learning_rate: float) -> None:
+    def _apply(self, gradients: Mapping[str, mx.array], learning_rate: float) -> None:
         self._optimizer.learning_rate = learning_rate
-        tree = tree_unflatten(list(zip(names, gradients, strict=True)))
-        updated = self._optimizer.apply_gradients(tree, tree_unflatten(list(zip(names, flat, strict=True))))
-        self._model.update(updated)
+        updated = self._optimizer.apply_gradients(gradients, self._trainable())
         mx.eval(updated, self._optimizer.state)
+        lora.assign(self._layers[None], updated)
 
     def loss(self, groups: Sequence[Group]) -> dict[str, LossSum]:
+        self._wear(None)
         row_losses: dict[str, LossSum] = {}
         for group in groups:
             shared = prefix_keys_values(self._model, group.prefix) if len(group.prefix) else None
@@ -154,54 +180,54 @@ class MlxStudent:
         from safetensors.numpy import save
 
         self.save_adapter(folder)
-        state = {f"{lora.peft_name(path)}.{moment}": np.ascontiguousarray(np.asarray(value).T) for path, moment, value in self._moments()}
+        state = {name: np.ascontiguousarray(np.asarray(self._optimizer.state[path][moment]).T) for name, path, moment in self._moments()}
         state["step"] = np.asarray(self._optimizer.state["step"]).astype(np.int64)
-        write_bytes(folder / "optimizer.safetensors", save(state))
+        write_bytes(folder / OPTIMIZER, save(state))
 
     def load_state(self, folder: Path) -> None:
+        assert self._shape is not None, "prepare comes first"
+        weights, shape = adapters.load(folder)
+        if not adapters.same(shape, self._shape):
+            raise CheckpointError(f"the checkpoint's adapter is {shape}, the recipe's {self._shape}", file=folder)
+        state = self._load_optimizer(folder / OPTIMIZER)
+        lora.fill(self._layers[None], weights)
+        self._optimizer.state = state
+        mx.eval(state)
+
+    def _load_optimizer(self, file: Path) -> dict[str, Any]:
+        """The optimizer's state as `save_state` wrote it. Raises CheckpointError where it is damaged, or another adapter's."""
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        weights, shape = adapters.load(folder)
-        if shape != self._shape:
-            raise CheckpointError(f"the checkpoint's adapter is {shape}, the recipe's {self._shape}", file=folder)
-        lora.fill(self._model, weights)
+        current = self._optimizer.state
+        state: dict[str, Any] = {**current, **{path: {} for path in self._trainable()}}
         try:
-            state = load_file(folder / "optimizer.safetensors")
-        except Exception as error:
-            raise CheckpointError(f"the optimizer's state cannot be read: {error}", file=folder) from None
-        flat = [
-            (f"{path}.{moment}", mx.array(np.ascontiguousarray(state[f"{lora.peft_name(path)}.{moment}"].T)))
-            for path, moment, _ in self._moments()
-        ]
-        step = mx.array(int(state["step"]), self._optimizer.state["step"].dtype)
-        self._optimizer.state = {**self._optimizer.state, **tree_unflatten(flat), "step": step}
-        mx.eval(self._optimizer.state)
+            saved = load_file(file)
+            for name, path, moment in self._moments():
+                value = mx.array(np.ascontiguousarray(saved[name].T))
+                if value.shape != current[path][moment].shape:
+                    raise ValueError(f"{name} is {saved[name].shape}")
+                state[path][moment] = value
+            state["step"] = mx.array(int(saved["step"]), current["step"].dtype)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(f"the optimizer's state cannot be read: {error}", file=file) from None
+        except KeyError as error:
+            raise CheckpointError(f"the optimizer's state lacks {error.args[0]}", file=file) from None
+        return state
 
     def _weights(self) -> adapters.Weights:
-        return {lora.peft_name(path): np.ascontiguousarray(np.asarray(value).T) for path, value in lora.parameters(self._model).items()}
+        own = self._trainable()
+        return {lora.peft_name(path): np.ascontiguousarray(np.asarray(value).T) for path, value in own.items()}
 
-    def _moments(self) -> list[tuple[str, str, mx.array]]:
-        """(parameter, m or v, value)"""
-        state: dict[str, Any] = {key: value for key, value in self._optimizer.state.items() if key not in ("step", "learning_rate")}
-        return [(path.rpartition(".")[0], path.rpartition(".")[2], value) for path, value in tree_flatten(state)]
+    def _moments(self) -> list[tuple[str, str, str]]:
+        """Of AdamW's running means: (name in the file, parameter, m or v)."""
+        return [(f"{lora.peft_name(path)}.{moment}", path, moment) for path in self._trainable() for moment in ("m", "v")]
 
     # answering
 
     def session(self, prefix: Ids, *, adapter: str | None = None, token_budget: int | None = None) -> MlxSession:
-        """Behind an adapter named at `open`; None is the one in training, or the bare base where there is none."""
-        if adapter is not None:
-            self._wear(adapter)
-        return MlxSession(self._model, self._head, prefix, token_budget)
-
-    def _wear(self, adapter: str) -> None:
-        if adapter == self._worn:
-            return
-        weights, shape = self._adapters[adapter]
-        lora.detach(self._model)
-        lora.attach(self._model, shape)
-        lora.fill(self._model, weights)
-        mx.eval(self._model.parameters())
-        self._worn = adapter
+        """Behind an adapter named at `open`; None is the student's own (see `_wear`). Sessions of several adapters may be used in turns."""
+        return MlxSession(self._model, self._head, prefix, token_budget, wear=partial(self._wear, adapter))
 
     def peak_memory(self) -> int:
         return int(mx.get_peak_memory())

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from mlx_distill.cli.options import backend_option, json_option, set_option, setting
-from mlx_distill.cli.render import document
+from mlx_distill.cli.render import document, failure
+from mlx_distill.errors import Interrupted
 
 
 @click.command()
@@ -18,7 +19,7 @@ from mlx_distill.cli.render import document
 @set_option
 @backend_option
 @json_option
-def command(recipe: Path, out: Path, resume: bool, limit: int | None, sets: tuple[str, ...], backend: str, as_json: bool) -> None:
+def command(recipe: Path, out: Path, resume: bool, limit: int | None, sets: tuple[str, ...], backend: str, as_json: bool) -> int:
     """Train an adapter on a recipe's labelled rows. Ctrl-C finishes the step and saves.
 
     \b
@@ -28,6 +29,11 @@ def command(recipe: Path, out: Path, resume: bool, limit: int | None, sets: tupl
     from mlx_distill import workflows
 
     done = workflows.train(setting(as_json=as_json, backend=backend), recipe, out, sets, resume=resume, limit=limit)
+    if done["stopped"] == "interrupted":
+        return failure(
+            Interrupted(f"stopped after step {done['steps']}; it is saved", hint="--resume goes on"), as_json=as_json, beside=done
+        )
     valid = "" if done["valid_loss"] is None else f", validation loss {done['valid_loss']:.4f}"
     lines = [f"{out}: {done['stopped']} after {done['steps']} steps{valid}", f"next: mlx-distill evaluate {out}"]
     document(done, as_json=as_json, lines=lines)
+    return 0

@@ -38,11 +38,6 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def named(path: Path, folder: Path, reason: str) -> str:
-    """The reason of a bad row. A line number alone does not say where it stands when a folder of files is read."""
-    return reason if path == folder else f"{path.name}: {reason}"
-
-
 def _folder(path: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     found = [file for file in path.iterdir() if file.suffix.lower() in suffixes and not file.is_dir() and not file.name.startswith(".")]
     if not found:

@@ -25,7 +25,7 @@ UNDECODED = re.compile("[\udc80-\udcff]")
 def read(spec: SourceSpec, path: Path) -> Iterator[SourceRow | BadRow]:
     """Rows of a file, or of every such file in a folder, each with its own header. Raises DataError."""
     files = _files.find(path, SUFFIXES)
-    return (row for file in files for row in _rows(file, path, spec.delimiter))
+    return (row for file in files for row in _rows(file, spec.delimiter))
 
 
 class _Lines:
@@ -52,7 +52,7 @@ class _Lines:
         return line
 
 
-def _rows(path: Path, given: Path, delimiter: str | None) -> Iterator[SourceRow | BadRow]:
+def _rows(path: Path, delimiter: str | None) -> Iterator[SourceRow | BadRow]:
     # The limit is one for the whole process, so whoever set it last wins: set it where it is needed, each time.
     csv.field_size_limit(LONGEST)
     with _files.reading(path), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -66,10 +66,10 @@ def _rows(path: Path, given: Path, delimiter: str | None) -> Iterator[SourceRow 
             except StopIteration:
                 return
             except csv.Error as error:
-                yield from _broken(error, start, lines, path, given)
+                yield from _broken(error, start, lines, path)
                 continue
             if reason := _problem(cells, columns, lines):
-                yield BadRow(_files.named(path, given, reason), start)
+                yield BadRow(reason, start, file=str(path))
             elif cells:
                 yield SourceRow(start, dict(zip(columns, cells, strict=True)), str(path))
 
@@ -113,15 +113,15 @@ def _problem(cells: list[str], columns: list[str], lines: _Lines) -> str | None:
     return None
 
 
-def _broken(error: csv.Error, start: int, lines: _Lines, path: Path, given: Path) -> Iterator[BadRow]:
+def _broken(error: csv.Error, start: int, lines: _Lines, path: Path) -> Iterator[BadRow]:
     """A quote that is never closed swallows the rest of the file: every line of it counts as lost, or the loss would look like one row."""
     if "unexpected end of data" not in str(error):
         span = f"lines {start} to {lines.number}: " if lines.number > start else ""
-        yield BadRow(_files.named(path, given, f"{span}not CSV: {error}"), start)
+        yield BadRow(f"{span}not CSV: {error}", start, file=str(path))
         return
-    yield BadRow(_files.named(path, given, "a quote is opened and never closed"), start)
+    yield BadRow("a quote is opened and never closed", start, file=str(path))
     for line in range(start + 1, lines.number + 1):
-        yield BadRow(_files.named(path, given, f"lost in the quote that is opened on line {start} and never closed"), line)
+        yield BadRow(f"lost in the quote that is opened on line {start} and never closed", line, file=str(path))
 
 
 def _count(number: int, noun: str) -> str:

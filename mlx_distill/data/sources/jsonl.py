@@ -21,10 +21,10 @@ SUFFIXES = (".jsonl", ".ndjson")
 def read(spec: SourceSpec, path: Path) -> Iterator[SourceRow | BadRow]:
     """Rows of a file, or of every such file in a folder. Raises DataError."""
     files = _files.find(path, SUFFIXES)
-    return (row for file in files for row in _rows(file, path))
+    return (row for file in files for row in _rows(file))
 
 
-def _rows(path: Path, given: Path) -> Iterator[SourceRow | BadRow]:
+def _rows(path: Path) -> Iterator[SourceRow | BadRow]:
     with _files.reading(path), path.open("rb") as file:
         for line, raw in enumerate(file, start=1):
             raw = raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw
@@ -33,7 +33,7 @@ def _rows(path: Path, given: Path) -> Iterator[SourceRow | BadRow]:
             try:
                 yield SourceRow(line, _parse(raw), str(path))
             except (ValueError, RecursionError) as error:
-                yield BadRow(_files.named(path, given, _reason(error, raw)), line)
+                yield BadRow(_reason(error, raw), line, file=str(path))
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

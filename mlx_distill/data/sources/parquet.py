@@ -23,10 +23,10 @@ BATCH = 64
 def read(spec: SourceSpec, path: Path) -> Iterator[SourceRow | BadRow]:
     """Rows of a file, or of every such file in a folder; `line` is a row's ordinal in its file. Raises DataError."""
     files = _files.find(path, SUFFIXES)
-    return (row for file in files for row in _rows(file, path))
+    return (row for file in files for row in _rows(file))
 
 
-def _rows(path: Path, given: Path) -> Iterator[SourceRow | BadRow]:
+def _rows(path: Path) -> Iterator[SourceRow | BadRow]:
     import pyarrow.parquet
 
     with _readable(path), path.open("rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:
@@ -36,7 +36,7 @@ def _rows(path: Path, given: Path) -> Iterator[SourceRow | BadRow]:
             for record in _records(batch):
                 line += 1
                 if isinstance(record, str):
-                    yield BadRow(_files.named(path, given, record), line)
+                    yield BadRow(record, line, file=str(path))
                 else:
                     yield SourceRow(line, record, str(path))
 

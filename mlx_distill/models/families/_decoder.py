@@ -5,7 +5,7 @@ A linear layer's weight is (outputs, inputs). It knows configs, and no family.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,10 +80,11 @@ def decoder(size: Sizes, layer: Shapes) -> Shapes:
     return {"model.embed_tokens.weight": table, **layers, "model.norm.weight": (size.hidden,), **head}
 
 
-def odd_head(config: Mapping[str, Any]) -> str | None:
+def odd_head(config: Mapping[str, Any]) -> Iterator[str]:
     """Readers of some families take hidden_size / num_attention_heads for a head's width, whatever head_dim says."""
     size = Sizes.of(config)
-    return f"head_dim {size.head}, with {size.heads} heads in {size.hidden}" if size.head * size.heads != size.hidden else None
+    if size.head * size.heads != size.hidden:
+        yield f"head_dim {size.head}, with {size.heads} heads in {size.hidden}"
 
 
 def _size(config: Mapping[str, Any], key: str) -> int:

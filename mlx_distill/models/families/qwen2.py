@@ -32,5 +32,4 @@ def shapes(config: Mapping[str, Any]) -> Shapes:
 
 
 def problems(config: Mapping[str, Any]) -> Iterator[str]:
-    if (odd := _decoder.odd_head(config)) is not None:
-        yield odd
+    return _decoder.odd_head(config)

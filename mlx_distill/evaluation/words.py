@@ -1,0 +1,110 @@
+"""Figures and verdicts in a person's words: what a metric is called, how a number is written, what the report says first.
+
+    amount(metric, value)     "72.0 %"
+    summary(document)         the verdict in plain sentences, from report.json's document alone
+
+It knows metrics by name; it computes no figure and writes no HTML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlx_distill.evaluation import judge
+
+NAMES = {"majority": "the most common answer", "tfidf": "TF-IDF + linear model"}
+
+
+def amount(metric: str, value: float | None, *, signed: bool = False) -> str:
+    """A figure as a person reads it: a share as percent, everything else with two or three decimals.
+
+    >>> amount("accuracy", 0.7204), amount("mae.risk", 0.5, signed=True), amount("nll", None)
+    ('72.0 %', '+0.50', '–')
+    """
+    if value is None:
+        return "–"
+    unit = judge.metric(metric).UNIT
+    digits = 1 if unit.startswith("share") else 2 if unit.startswith("points") else 3
+    number = f"{value * 100 if unit.startswith('share') else value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+    return f"{number} %" if unit.startswith("share") and not signed else number
+
+
+def title(metric: str) -> str:
+    """A metric's name for a person: `macro_f1.source` is "Macro-F1 of source"."""
+    family, dot, field = metric.partition(".")
+    return str(judge.metric(family).TITLE) + (f" of {field}" if dot else "")
+
+
+def lower(metric: str) -> str:
+    """`title` within a sentence: "accuracy", but "F1"."""
+    words = title(metric)
+    return words[0].lower() + words[1:] if words[1:2].islower() else words
+
+
+def interval(metric: str, figure: Mapping[str, Any]) -> str:
+    """ "64.1 to 68.9", in the figure's own unit."""
+    low, high = (amount(metric, figure[end]).removesuffix(" %") for end in ("low", "high"))
+    return f"{low} to {high}"
+
+
+def standing(metric: str, difference: Mapping[str, Any]) -> str:
+    """better, worse or level: level where the interval of the difference holds 0."""
+    low, high = difference["low"], difference["high"]
+    if low is None or high is None or low <= 0 <= high:
+        return "level"
+    return "better" if (high < 0) == judge.lower_is_better(metric) else "worse"
+
+
+def summary(document: Mapping[str, Any]) -> list[str]:
+    """The verdict in plain sentences, the first of them short."""
+    against = [_against(name, baseline["difference"], document["fields"]) for name, baseline in document["baselines"].items()]
+    return [_verdict(document), _agreement(document), *filter(None, against)]
+
+
+def _verdict(document: Mapping[str, Any]) -> str:
+    targets = document["targets"]
+    missed = [name for name, target in targets.items() if not target["met"]]
+    if not targets:
+        return "No targets were set."
+    if not missed:
+        return "The target is met." if len(targets) == 1 else f"All {len(targets)} targets are met."
+    names = ", ".join(map(lower, missed)) if len(missed) <= 3 else ""
+    count = "The target is" if len(targets) == 1 else f"{len(missed)} of {len(targets)} targets {_be(missed)}"
+    return f"{count} missed{': ' if names else ''}{names}."
+
+
+def _agreement(document: Mapping[str, Any]) -> str:
+    """How far the student agrees, by the task's main metric."""
+    main, rows = document["main"], document["rows"]
+    if main is None or not rows:
+        return "No row has a label to judge it by."
+    found = document["metrics"][main]
+    value = f"{amount(main, found['value'])} (95 % interval {interval(main, found)}, n = {found['n']})"
+    names = [name for name, field in document["fields"].items() if field["kind"] in ("choice", "flag")]
+    if main == "accuracy" and names:
+        over = f", averaged over {len(names)} fields" if len(names) > 1 else f" on {names[0]}"
+        return f"On rows that it never learned from, the student gives the judge's answer in {value}{over}."
+    return f"On rows that it never learned from: {lower(main)} {value}."
+
+
+def _against(name: str, difference: Mapping[str, Any], fields: Mapping[str, Any]) -> str | None:
+    """One sentence on one baseline: where the student is better, worse, or not clearly either."""
+    by: dict[str, list[str]] = {"better": [], "worse": [], "level": []}
+    for field, shape in fields.items():
+        if shape["headline"] in difference:
+            by[standing(shape["headline"], difference[shape["headline"]])].append(field)
+    count = sum(map(len, by.values()))
+    words = {"better": "better in", "level": "no clear difference in", "worse": "worse in"}
+    parts = [f"{words[kind]} {_fields(by[kind], count)}" for kind in words if by[kind]]
+    return f"Against {NAMES.get(name, name)}: {'; '.join(parts)}." if parts else None
+
+
+def _fields(names: Sequence[str], count: int) -> str:
+    if len(names) == count and count > 1:
+        return f"all {count} fields"
+    return ", ".join(names) if len(names) <= 4 else f"{len(names)} of {count} fields"
+
+
+def _be(things: Sequence[object]) -> str:
+    return "is" if len(things) == 1 else "are"

@@ -1,0 +1,132 @@
+"""An adapter's files are PEFT's; its first values follow from the seed and its name; what cannot be read is refused with a way out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from mlx_distill.backends import lora
+from mlx_distill.backends.base import LoraShape
+from mlx_distill.errors import CheckpointError
+
+MODULES = {"model.layers.0.self_attn.q_proj": (64, 32), "model.layers.10.mlp.down_proj": (128, 64)}
+A, B = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{which}.weight" for which in "AB")
+SHAPE = LoraShape(8, 16, 0.05, ("q_proj", "down_proj"))
+
+
+def saved(folder: Path, **changes: Any) -> Path:
+    """An adapter whose config is changed afterwards."""
+    lora.save(folder, lora.initial(MODULES, 8, seed=0), SHAPE, base="tiny")
+    config = json.loads((folder / lora.CONFIG).read_text()) | changes
+    (folder / lora.CONFIG).write_text(json.dumps({key: value for key, value in config.items() if value != "absent"}))
+    return folder
+
+
+def test_first_values_are_peft_s_a_uniform_and_b_zero() -> None:
+    weights = lora.initial(MODULES, 8, seed=0)
+    assert weights[A].shape == (8, 64) and weights[B].shape == (32, 8)
+    assert not weights[B].any()
+    assert np.abs(weights[A]).max() <= 64**-0.5 and weights[A].std() == pytest.approx(64**-0.5 / 3**0.5, rel=0.1)
+    assert all(value.dtype == np.float32 for value in weights.values())
+
+
+def test_first_values_follow_from_seed_and_name_whatever_else_is_adapted() -> None:
+    both, alone, other = lora.initial(MODULES, 8, 0), lora.initial(dict([next(iter(MODULES.items()))]), 8, 0), lora.initial(MODULES, 8, 1)
+    np.testing.assert_array_equal(both[A], alone[A])
+    assert not np.array_equal(both[A], other[A])
+    assert not np.array_equal(both[A][:, :64], both[lora.names("model.layers.10.mlp.down_proj")[0]][:, :64])
+
+
+def test_first_values_stay_those_of_this_version() -> None:
+    """A seed in a recipe means the same start on every machine, backend and version."""
+    np.testing.assert_allclose(lora.initial(MODULES, 8, seed=0)[A][0, :3], [-0.034194216, -0.056613475, 0.10324968], rtol=1e-6)
+
+
+def test_the_files_are_peft_s(tmp_path: Path) -> None:
+    saved(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    weights = load_file(tmp_path / "adapter_model.safetensors")
+    assert {name: value.shape for name, value in weights.items()} == {
+        A: (8, 64), B: (32, 8),
+        A.replace("0.self_attn.q_proj", "10.mlp.down_proj"): (8, 128),
+        B.replace("0.self_attn.q_proj", "10.mlp.down_proj"): (64, 8),
+    }  # fmt: skip
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    wanted = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "lora_dropout": 0.05, "bias": "none", "task_type": "CAUSAL_LM"}
+    assert config.items() >= wanted.items() and sorted(config["target_modules"]) == ["down_proj", "q_proj"]
+
+
+def test_what_was_saved_is_read_again(tmp_path: Path) -> None:
+    weights, shape = lora.load(saved(tmp_path))
+    assert lora.same(shape, SHAPE), "the order of the targets means nothing"
+    expected = lora.initial(MODULES, 8, seed=0)
+    assert weights.keys() == expected.keys()
+    assert all(np.array_equal(weights[name], expected[name]) for name in weights)
+
+
+@pytest.mark.parametrize("changed", [{"rank": 4}, {"alpha": 8}, {"dropout": 0.0}, {"targets": ("q_proj",)}])
+def test_another_shape_is_not_the_same(changed: dict[str, Any]) -> None:
+    values = {"rank": 8, "alpha": 16, "dropout": 0.05, "targets": ("q_proj", "down_proj")}
+    assert not lora.same(SHAPE, LoraShape(**{**values, **changed}))
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_half_precision_is_read_as_it_is(tmp_path: Path, dtype: mx.Dtype) -> None:
+    saved(tmp_path)
+    halves = {name: mx.array(value).astype(dtype) for name, value in lora.initial(MODULES, 8, seed=0).items()}
+    mx.save_safetensors(str(tmp_path / "adapter_model.safetensors"), halves)
+    weights, _ = lora.load(tmp_path)
+    assert all(np.array_equal(weights[name], np.asarray(value.astype(mx.float32))) for name, value in halves.items())
+
+
+def test_a_single_target_may_be_written_as_a_text(tmp_path: Path) -> None:
+    assert lora.load(saved(tmp_path, target_modules="q_proj"))[1].targets == ("q_proj",)
+
+
+@pytest.mark.parametrize("key", ["use_dora", "use_rslora", "fan_in_fan_out", "lora_bias"])
+def test_what_peft_would_compute_otherwise_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(CheckpointError, match=f"with {key} are not supported"):
+        lora.load(saved(tmp_path, **{key: True}))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"bias": "all"}, {"rank_pattern": {"q_proj": 4}}, {"alpha_pattern": {"q_proj": 4}}, {"modules_to_save": ["lm_head"]}]
+)
+def test_other_extras_of_peft_are_refused_by_name(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointError, match=next(iter(changes))) as caught:
+        lora.load(saved(tmp_path, **changes))
+    assert caught.value.hint and str(tmp_path) in str(caught.value.file)
+
+
+@pytest.mark.parametrize("kind", ["IA3", "absent", None])
+def test_another_kind_of_adapter_is_refused(tmp_path: Path, kind: str | None) -> None:
+    with pytest.raises(CheckpointError, match="not 'LORA'"):
+        lora.load(saved(tmp_path, peft_type=kind))
+
+
+@pytest.mark.parametrize("key", ["r", "lora_alpha", "target_modules"])
+def test_a_config_that_lacks_something_is_refused(tmp_path: Path, key: str) -> None:
+    with pytest.raises(CheckpointError, match="missing") as caught:
+        lora.load(saved(tmp_path, **{key: "absent"}))
+    assert caught.value.hint
+
+
+def test_damage_is_refused_with_the_place_and_a_way_out(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no adapter can be read") as caught:
+        lora.load(tmp_path / "nothing")
+    assert "nothing" in str(caught.value.file) and "`train`" in str(caught.value.hint)
+    for name, content in ((lora.CONFIG, b"{"), (lora.CONFIG, b"[]"), (lora.WEIGHTS, b""), (lora.WEIGHTS, b"\x00" * 64)):
+        (saved(tmp_path / "damaged") / name).write_bytes(content)
+        with pytest.raises(CheckpointError) as caught:
+            lora.load(tmp_path / "damaged")
+        assert caught.value.hint and "damaged" in str(caught.value.file)
+    whole = (saved(tmp_path / "short") / lora.WEIGHTS).read_bytes()
+    (tmp_path / "short" / lora.WEIGHTS).write_bytes(whole[:-8])
+    with pytest.raises(CheckpointError, match="bytes"):
+        lora.load(tmp_path / "short")

@@ -1,0 +1,157 @@
+"""Which backend a name means, what MLX says of the machine, and that it works without a C++ compiler and without OpenBLAS."""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_distill.backends.base import Backend
+from mlx_distill.backends.choose import choose
+from mlx_distill.backends.mlx import blas
+from mlx_distill.backends.mlx.backend import MlxBackend
+from mlx_distill.errors import BackendError, CheckpointError
+from tests.conftest import MakeBase
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="OpenBLAS is for Linux")
+
+
+def test_auto_is_mlx() -> None:
+    assert choose().machine().backend == choose("auto").machine().backend == choose("mlx").machine().backend == "mlx"
+
+
+def test_an_unknown_backend_is_refused_with_those_that_are_there() -> None:
+    with pytest.raises(BackendError, match="no backend named 'jax'") as caught:
+        choose("jax")
+    assert "auto, mlx" in str(caught.value.hint)
+
+
+def test_without_mlx_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BackendError, match="mlx is not installed") as caught:
+        choose("auto")
+    assert "pip install" in str(caught.value.hint)
+
+
+def test_the_machine_is_described(backend: Backend) -> None:
+    machine = backend.machine()
+    assert machine.backend == "mlx" and machine.device and machine.memory > 1 << 28
+    assert machine.compute_dtype == ("bfloat16" if mx.metal.is_available() else "float32")
+
+
+# opening
+
+
+def test_a_folder_that_is_no_base_is_refused(backend: Backend, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no base") as caught:
+        backend.open(tmp_path)
+    assert "mlx-distill convert" in str(caught.value.hint)
+
+
+def test_a_damaged_base_is_refused(backend: Backend, base: MakeBase, tmp_path: Path) -> None:
+    for path in base(num_hidden_layers=1).iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes() if "safetensors" not in path.name or path.suffix == ".json" else b"\x00" * 99)
+    with pytest.raises(CheckpointError, match="cannot be opened") as caught:
+        backend.open(tmp_path)
+    assert str(tmp_path) in str(caught.value.file) and caught.value.hint
+
+
+def test_the_memory_limit_is_handed_to_mlx(backend: Backend, base: MakeBase) -> None:
+    folder, before = base(num_hidden_layers=1), mx.set_memory_limit(1 << 34)
+    try:
+        student = backend.open(folder, memory_limit=3 << 28)
+        assert mx.set_memory_limit(1 << 34) == 3 << 28
+        assert mx.set_cache_limit(1 << 30) == 3 << 26, "freed buffers may keep a quarter of it"
+        backend.open(folder)
+        assert mx.set_memory_limit(1 << 34) == backend.machine().memory
+        assert mx.set_cache_limit(1 << 30) <= 2 << 30
+    finally:
+        mx.set_memory_limit(before)
+    assert 0 < student.peak_memory() < 1 << 28
+
+
+def test_the_head_has_as_many_rows_as_the_vocabulary(backend: Backend, base: MakeBase) -> None:
+    for tied in (True, False):
+        assert backend.open(base("llama", num_hidden_layers=1, vocab=389, tied=tied, bits=4)).vocabulary == 389
+
+
+FORWARD = """
+import sys, numpy as np, pathlib
+from mlx_distill.backends.choose import choose
+session = choose("mlx").open(pathlib.Path(sys.argv[1])).session(np.arange(3, dtype=np.int32))
+row = session.admit([np.array([5, 6, 7])])[0]
+print(repr(float(session.read({row: [-1]}, {row: [np.array([4, 9])]})[row][0][0])))
+"""
+
+
+@pytest.mark.skipif(mx.metal.is_available(), reason="Metal needs no C++ compiler")
+def test_without_a_c_plus_plus_compiler_a_model_still_answers(backend: Backend, base: MakeBase, tmp_path: Path) -> None:
+    """MLX compiles fused kernels with g++ on CPUs, and keeps them in the temporary folder: here it has neither."""
+    folder = base(num_hidden_layers=1)
+    environment = {**os.environ, "PATH": "", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", FORWARD, str(folder)], env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 0, done.stderr
+    session = backend.open(folder).session(np.arange(3, dtype=np.int32))
+    row = session.admit([np.array([5, 6, 7])])[0]
+    assert float(done.stdout) == pytest.approx(float(session.read({row: [-1]}, {row: [np.array([4, 9])]})[row][0][0]), abs=1e-5)
+
+
+# OpenBLAS
+
+
+@LINUX
+def test_the_system_s_openblas_comes_first_then_that_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = tmp_path / "lib" / "openblas" / "usr" / "lib" / "libopenblas.so.0"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"no library")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: "libopenblas.so.0")
+    assert blas._candidates() == ["libopenblas.so.0", str(own)]
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    assert blas._candidates() == [str(own)]
+    assert blas.load_openblas() is None, "a file that cannot be loaded is none"
+
+
+@LINUX
+def test_its_fortran_runtime_is_loaded_before_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "lib" / "openblas"
+    for name in ("a/libgfortran.so.5", "a/libquadmath.so.0", "b/libopenblas.so.0"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    loaded: list[str] = []
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    monkeypatch.setattr(ctypes, "CDLL", lambda path, mode: loaded.append(Path(path).name))
+    assert blas.load_openblas() == str(folder / "b/libopenblas.so.0")
+    assert loaded == ["libquadmath.so.0", "libgfortran.so.5", "libopenblas.so.0"]
+    loaded.clear()
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: "libopenblas.so.0")
+    assert blas.load_openblas() == "libopenblas.so.0"
+    assert loaded == ["libopenblas.so.0"], "the system's finds its own runtime"
+
+
+def test_nothing_is_loaded_on_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_: pytest.fail("nothing is loaded"))
+    assert blas.load_openblas() is None
+
+
+@pytest.mark.skipif(mx.metal.is_available(), reason="Metal needs no BLAS")
+def test_a_missing_openblas_is_said_on_linux_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Linux")
+    assert MlxBackend(None).machine().note == blas.MISSING and MlxBackend(None).machine().blas is None
+    assert MlxBackend("libopenblas.so.0").machine().note is None
+    assert MlxBackend("libopenblas.so.0").machine().blas == "OpenBLAS"
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    assert MlxBackend(None).machine().note is None

@@ -1,0 +1,360 @@
+"""Whatever the neighbours, lengths, extensions and drops: a row answers as if it had been forwarded alone with its whole prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mlx_distill.backends.base import Backend, LoraShape
+from mlx_distill.errors import BackendError
+from mlx_distill.records import Group, Ids, TokenRow
+from tests.backends import plain
+from tests.backends.test_mlx_update import prepared
+from tests.checkpoints import VOCABULARY
+from tests.conftest import MakeBase
+
+EVERYTHING = np.arange(VOCABULARY, dtype=np.int32)
+NOTHING = np.zeros(0, np.int32)
+CLOSE = 5e-5
+"""Nats; fp32 sums in another order differ by less."""
+
+
+def mask_of(ids: Sequence[int] | Ids, vocabulary: int = VOCABULARY) -> NDArray[np.uint32]:
+    """The bit mask of some ids, (ceil(V / 32),)."""
+    mask = np.zeros((vocabulary + 31) // 32, np.uint32)
+    for i in ids:
+        mask[i // 32] |= np.uint32(1 << (int(i) % 32))
+    return mask
+
+
+class Twin:
+    """A session beside what its rows hold, so that each can be forwarded alone by the plain model and compared."""
+
+    def __init__(self, session: Any, model: nn.Module, prefix: Ids):
+        self.session, self._model, self._prefix = session, model, prefix
+        self.rows: dict[int, list[int]] = {}
+        self._last: dict[int, int] = {}
+
+    def admit(self, rows: Sequence[Ids]) -> list[int]:
+        handles: list[int] = self.session.admit(rows)
+        assert not set(handles) & self.rows.keys()
+        self.rows |= {handle: row.tolist() for handle, row in zip(handles, rows, strict=True)}
+        self._last |= {handle: len(row) for handle, row in zip(handles, rows, strict=True)}
+        return handles
+
+    def extend(self, tokens: dict[int, list[int]]) -> None:
+        self.session.extend(tokens)
+        for handle, ids in tokens.items():
+            self.rows[handle] += ids
+            self._last[handle] = len(ids)
+
+    def drop(self, handles: Sequence[int]) -> None:
+        self.session.drop(handles)
+        for handle in handles:
+            del self.rows[handle]
+
+    def alone(self, handle: int, more: Sequence[int] = ()) -> NDArray[np.float64]:
+        """Log probabilities after every token, (n, V), of the row forwarded alone with its whole prompt."""
+        return plain.log_softmax(self._model, [*self._prefix, *self.rows[handle], *more])
+
+    def check(self) -> None:
+        """Every token of each row's last admit or extend, over the whole vocabulary; counted from the front and from the end."""
+        sizes = {handle: self._last[handle] for handle in self.rows}
+        positions = {handle: [*range(size), -1, -size] for handle, size in sizes.items()}
+        read = self.session.read(positions, {handle: [EVERYTHING] * len(at) for handle, at in positions.items()})
+        for handle, size in sizes.items():
+            alone = self.alone(handle)[-size:]
+            np.testing.assert_allclose(np.stack(read[handle]), alone[[*range(size), -1, 0]], atol=CLOSE)
+        chosen, logs = self.session.choose({handle: mask_of(EVERYTHING) for handle in self.rows})
+        for handle in self.rows:
+            last = self.alone(handle)[-1]
+            assert last[chosen[handle]] == pytest.approx(last.max(), abs=CLOSE) == pytest.approx(logs[handle], abs=CLOSE)
+
+    def check_score(self, generator: np.random.Generator) -> None:
+        """Of continuations of unequal length, some rows twice; and the rows are as they were."""
+        handles = [int(i) for i in generator.choice(list(self.rows), 2 * len(self.rows))]
+        more = [plain.random_ids(generator, int(generator.integers(1, 4))).tolist() for _ in handles]
+        allowed = [np.unique(plain.random_ids(generator, 5)) for _ in handles]
+        for handle, tokens, ids, logs in zip(handles, more, allowed, self.session.score(handles, more, allowed), strict=True):
+            np.testing.assert_allclose(logs, plain.among(self.alone(handle, tokens)[-1], ids), atol=CLOSE)
+        self.check()
+
+
+def opened(backend: Backend, folder: Path, prefix: Ids, budget: int | None = None) -> Twin:
+    return Twin(backend.open(folder).session(prefix, token_budget=budget), plain.plain_model(folder), prefix)
+
+
+def ids(generator: np.random.Generator, *lengths: int) -> list[Ids]:
+    return [plain.random_ids(generator, length) for length in lengths]
+
+
+# rows and their neighbours
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+@pytest.mark.parametrize("family", plain.FAMILIES)
+def test_rows_answer_as_if_alone(backend: Backend, base: MakeBase, family: str, bits: int | None) -> None:
+    generator = np.random.default_rng(1)
+    twin = opened(backend, base(family, bits=bits), plain.random_ids(generator, 7))
+    a, b, c, d = twin.admit(ids(generator, 5, 1, 9, 4))
+    twin.check()
+    twin.extend({b: [11, 12, 13], c: [14]})
+    twin.check()
+    twin.extend({a: [15], b: [16]})
+    e, f = twin.admit(ids(generator, 3, 6))
+    twin.extend({d: [17, 18], e: [19]})
+    twin.check_score(generator)
+    twin.drop([b, d, e])
+    twin.extend({c: [20, 21], f: [22]})
+    twin.check_score(generator)
+    twin.drop([a, c])
+    twin.check()
+
+
+def test_without_a_prefix_rows_stand_for_themselves(backend: Backend, base: MakeBase) -> None:
+    generator = np.random.default_rng(2)
+    twin = opened(backend, base("gemma2"), NOTHING)
+    a, b = twin.admit(ids(generator, 1, 4))
+    twin.extend({a: [9]})
+    twin.check_score(generator)
+    twin.drop([b])
+    twin.check()
+
+
+OPERATION = st.tuples(st.sampled_from(["admit", "extend", "drop", "score"]), st.integers(0, 1 << 30))
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(operations=st.lists(OPERATION, min_size=3, max_size=9), prefix=st.integers(0, 4), budget=st.sampled_from([None, 1, 12]))
+def test_whatever_happens_between(
+    backend: Backend, base: MakeBase, operations: list[tuple[str, int]], prefix: int, budget: int | None
+) -> None:
+    generator = np.random.default_rng(prefix)
+    twin = opened(backend, base(num_hidden_layers=1), plain.random_ids(generator, prefix), budget)
+    for name, seed in operations:
+        generator = np.random.default_rng(seed)
+        some = [handle for handle in twin.rows if generator.random() < 0.5]
+        if name == "admit" or not twin.rows:
+            twin.admit(ids(generator, *generator.integers(1, 6, int(generator.integers(1, 5)))))
+        elif name == "extend" and some:
+            twin.extend({handle: plain.random_ids(generator, int(generator.integers(1, 4))).tolist() for handle in some})
+        elif name == "drop":
+            twin.drop(some)
+        elif name == "score":
+            twin.check_score(generator)
+        if twin.rows:
+            twin.check()
+
+
+def test_a_row_that_was_not_extended_still_answers_from_its_last_tokens(backend: Backend, base: MakeBase) -> None:
+    generator = np.random.default_rng(3)
+    twin = opened(backend, base(num_hidden_layers=1), plain.random_ids(generator, 3))
+    short, long = twin.admit(ids(generator, 2, 8))
+    for tokens in ({short: [5, 6, 7]}, {short: [8]}, {long: [9]}, {short: [10, 11]}):
+        twin.extend(tokens)
+        twin.check()
+
+
+def test_a_window_of_attention_is_kept_behind_a_prefix(backend: Backend, base: MakeBase) -> None:
+    """Keys too far behind a query are not seen, whether they are the prefix's or the row's own; in training neither."""
+    kinds = ["sliding_attention", "full_attention"]
+    folder = base("llama", layer_types=kinds, sliding_window=6)
+    generator = np.random.default_rng(4)
+    twin = opened(backend, folder, plain.random_ids(generator, 4))
+    a, _ = twin.admit(ids(generator, 5, 9))
+    twin.extend({a: [5, 6, 7, 8]})
+    twin.check_score(generator)
+    shape, groups = plain.shape_of(), [plain.random_group(generator, 5, [[4, 9], [7]])]
+    weights = plain.random_adapter(folder, shape)
+    ours = plain.our_gradient(prepared(backend, folder, shape, weights=weights), groups)
+    assert plain.distance(ours, plain.gradient(plain.plain_model(folder, weights, shape), groups)) <= 1e-5
+
+
+def test_the_token_budget_splits_what_is_admitted_and_changes_no_answer(
+    backend: Backend, base: MakeBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(5)
+    twin = opened(backend, base(num_hidden_layers=1), plain.random_ids(generator, 3), 12)
+    shapes, forward = [], twin.session._forward
+    monkeypatch.setattr(
+        twin.session, "_forward", lambda cohort, rows: (shapes.append((len(rows), max(map(len, rows)))), forward(cohort, rows))
+    )
+    handles = twin.admit(ids(generator, 4, 20, 3, 5, 4, 1))
+    assert shapes == [(3, 4), (2, 5), (1, 20)], "1 3 4 | 4 5 | 20, which is over the budget and goes alone"
+    assert [len(twin.rows[handle]) for handle in handles] == [4, 20, 3, 5, 4, 1]
+    twin.check()
+
+
+def test_dropped_rows_free_their_memory(backend: Backend, base: MakeBase) -> None:
+    generator = np.random.default_rng(6)
+    twin = opened(backend, base(num_hidden_layers=1), NOTHING)
+    handles = twin.admit(ids(generator, *[40] * 32))
+    full = mx.get_active_memory()
+    twin.drop(handles[:24])
+    mx.clear_cache()
+    row = 2 * 2 * 16 * 40 * 4  # keys and values, 2 heads of 16, 40 tokens, fp32
+    assert mx.get_active_memory() <= full - 24 * row
+    twin.check()
+
+
+# what may be asked
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_reading_among_allowed_ids_is_the_whole_head_renormalised(backend: Backend, base: MakeBase, bits: int | None, tied: bool) -> None:
+    generator = np.random.default_rng(7)
+    twin = opened(backend, base(bits=bits, tied=tied, num_hidden_layers=1), plain.random_ids(generator, 4))
+    a, b = twin.admit(ids(generator, 3, 6))
+    sets = [np.array([300, 4, 17]), np.array([9]), np.array([383, 0]), np.array([5, 6, 7, 8, 4])]
+    read = twin.session.read({b: [0, 5], a: [-1, -3]}, {b: sets[:2], a: sets[2:]})
+    for handle, at, chosen in ((b, (0, 5), sets[:2]), (a, (2, 0), sets[2:])):
+        for logs, position, allowed in zip(read[handle], at, chosen, strict=True):
+            np.testing.assert_allclose(logs, plain.among(twin.alone(handle)[4 + position], allowed), atol=CLOSE)
+            assert np.exp(logs).sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_choosing_keeps_to_the_mask(backend: Backend, base: MakeBase) -> None:
+    generator = np.random.default_rng(8)
+    twin = opened(backend, base(vocab=VOCABULARY + 5, num_hidden_layers=1), plain.random_ids(generator, 4))
+    handles = twin.admit(ids(generator, 3, 6, 2))
+    sets = {handle: np.unique(plain.random_ids(generator, 6)) for handle in handles}
+    sets[handles[0]] = np.array([VOCABULARY + 4])  # the last row of a head that is no whole number of words
+    wide = {handle: mask_of(allowed, VOCABULARY + 5) for handle, allowed in sets.items()}
+    for temperature in (0.0, 1.5):
+        chosen, logs = twin.session.choose(wide, temperature=temperature)
+        for handle, allowed in sets.items():
+            among = dict(zip(allowed.tolist(), plain.among(twin.alone(handle)[-1], allowed), strict=True))
+            assert logs[handle] == pytest.approx(among[chosen[handle]], abs=CLOSE)
+            assert temperature or among[chosen[handle]] == max(among.values())
+
+
+def test_where_two_tie_the_lowest_id_is_chosen(backend: Backend, tmp_path: Path) -> None:
+    session = backend.open(plain.indifferent_base(backend, tmp_path)).session(NOTHING)
+    a, b = session.admit([np.array([5]), np.array([6, 7])])
+    chosen, logs = session.choose({a: mask_of([200, 31, 32, 370]), b: mask_of([383, 77])})
+    assert chosen == {a: 31, b: 77}
+    assert logs == {a: pytest.approx(-np.log(4)), b: pytest.approx(-np.log(2))}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_samples_come_as_often_as_they_are_likely(backend: Backend, base: MakeBase, temperature: float) -> None:
+    twin = opened(backend, base(num_hidden_layers=1), NOTHING)
+    row, rows, draws = np.array([17, 4, 250]), 64, 40
+    handles = twin.admit([row] * rows)
+    allowed = np.array([3, 50, 121, 300])
+    counts = np.zeros(VOCABULARY)
+    for seed in range(draws):
+        chosen, _ = twin.session.choose(dict.fromkeys(handles, mask_of(allowed)), temperature=temperature, seed=seed)
+        counts += np.bincount(list(chosen.values()), minlength=VOCABULARY)
+    logs = plain.among(twin.alone(handles[0])[-1], allowed) / temperature
+    expected = np.exp(logs) / np.exp(logs).sum()
+    spread = np.sqrt(expected * (1 - expected) / (rows * draws))
+    assert (np.abs(counts[allowed] / (rows * draws) - expected) < 4 * spread).all()
+
+
+def test_samples_follow_from_the_seed(backend: Backend, base: MakeBase) -> None:
+    student = backend.open(base(num_hidden_layers=1))
+    drawn = []
+    for seed in (1, 1, 2):
+        session = student.session(NOTHING)
+        handles = session.admit([np.array([5])] * 16)
+        chosen, _ = session.choose(dict.fromkeys(handles, mask_of(EVERYTHING)), temperature=1.0, seed=seed)
+        drawn.append([chosen[handle] for handle in handles])
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[0][1:] != drawn[2][:-1], "no seed's draws are another's, moved by a row"
+    assert len(set(drawn[0])) > 1, "every row draws for itself"
+
+
+# adapters
+
+
+@pytest.fixture
+def two(backend: Backend, base: MakeBase, tmp_path: Path) -> tuple[Path, dict[str, Path], dict[str, nn.Module]]:
+    """Two adapters of unlike shape, with dropout, and the plain model of each."""
+    folder = base()
+    shapes = {"one": plain.shape_of(dropout=0.5), "two": LoraShape(2, 6, 0.5, ("q_proj", "down_proj"))}
+    models = {}
+    for seed, (name, shape) in enumerate(shapes.items()):
+        weights = plain.random_adapter(folder, shape, seed)
+        prepared(backend, folder, shape, weights=weights).save_adapter(tmp_path / name)
+        models[name] = plain.plain_model(folder, weights, shape)
+    return folder, {name: tmp_path / name for name in shapes}, models
+
+
+def test_each_adapter_gives_its_own_answers_in_turns(backend: Backend, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]) -> None:
+    folder, adapters, models = two
+    generator = np.random.default_rng(9)
+    prefix = plain.random_ids(generator, 5)
+    student = backend.open(folder, adapters=adapters)
+    twins = [Twin(student.session(prefix, adapter=name), model, prefix) for name, model in models.items()]
+    twins.append(Twin(student.session(prefix), plain.plain_model(folder), prefix))
+    handles = [twin.admit(ids(generator, 4, 6))[0] for twin in twins]
+    for twin, handle in zip(twins, handles, strict=True):
+        twin.extend({handle: [8, 9]})
+    for twin in twins:
+        twin.check_score(generator)
+
+
+def test_losses_are_those_of_the_only_adapter_that_was_opened(
+    backend: Backend, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]
+) -> None:
+    folder, adapters, models = two
+    groups = [plain.random_group(np.random.default_rng(10), 4, [[5, 3]])]
+    bare = plain.plain_model(folder)
+    for opened_with, model in (({"one": adapters["one"]}, models["one"]), (adapters, bare), ({}, bare)):
+        losses = backend.open(folder, adapters=opened_with).loss(groups)
+        assert {name: loss.nats for name, loss in losses.items()} == pytest.approx(plain.row_nats(model, groups), rel=1e-5)
+
+
+def test_an_adapter_that_was_not_opened_is_refused_with_those_that_were(
+    backend: Backend, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]
+) -> None:
+    student = backend.open(two[0], adapters=two[1])
+    with pytest.raises(BackendError, match="no adapter named 'three'") as caught:
+        student.session(NOTHING, adapter="three")
+    assert caught.value.hint == "there is one, two"
+
+
+def test_a_base_refuses_the_adapter_of_another(
+    backend: Backend, base: MakeBase, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]
+) -> None:
+    with pytest.raises(BackendError, match="not of this base"):
+        backend.open(base(num_hidden_layers=1), adapters=two[1])
+    with pytest.raises(BackendError, match="no projection"):
+        backend.open(base("phi3"), adapters=two[1])
+
+
+def test_training_goes_on_where_it_was_after_sample_answers(
+    backend: Backend, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]
+) -> None:
+    """Sessions of the adapter in training answer with what it has learned so far; those of others leave it as it is."""
+    folder, adapters, _ = two
+    generator = np.random.default_rng(11)
+    groups = [plain.random_group(generator, 4, [[5, 3], [6]])]
+    undisturbed, disturbed = (backend.open(folder, adapters=adapters) for _ in range(2))
+    shape, row = plain.shape_of(dropout=0.2), plain.random_ids(generator, 4)
+    for student in (undisturbed, disturbed):
+        student.prepare(shape, optimizer="adamw", weight_decay=0.0, initial=None, seed=0)
+    said = []
+    for step in range(3):
+        losses = [student.update(groups, learning_rate=1e-2, clip_norm=1.0, step=step).loss for student in (undisturbed, disturbed)]
+        assert losses[0] == losses[1]
+        for adapter in ("one", None):
+            session = disturbed.session(groups[0].prefix, adapter=adapter)
+            handle = session.admit([row])[0]
+            said.append(session.read({handle: [-1]}, {handle: [EVERYTHING]})[handle][0])
+    asked = TokenRow("row", row, np.array([3]), np.array([7]), np.ones(1, np.float32))
+    loss = undisturbed.loss([Group(groups[0].prefix, [[asked]])])["row"]
+    assert loss.nats == pytest.approx(-said[-1][7], rel=1e-5)
+    np.testing.assert_array_equal(said[0], said[2])
+    assert np.abs(said[1] - said[3]).max() > 1e-3
