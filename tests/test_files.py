@@ -212,6 +212,28 @@ def test_a_disk_without_locks_is_written_to_and_never_swept(tmp_path: Path, monk
     assert names(tmp_path) == [".mlx-distill.left", "a"]
 
 
+def test_all_of_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync, rename = os.fsync, os.rename
+    synced: set[int] = set()
+    missing: list[str] = []
+
+    def watched_fsync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def watched_rename(old: Path, new: Path) -> None:
+        missing.extend(path.name for path in [old, *old.rglob("*")] if path.stat().st_ino not in synced)
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "rename", watched_rename)
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "a").write_text("written by whoever")
+    assert missing == []
+    assert tmp_path.stat().st_ino in synced, "the name itself"
+
+
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with atomic_folder(tmp_path / "out") as folder:

@@ -53,7 +53,8 @@ def json_text(spec: FieldSpec, value: Value) -> str:
     if spec.kind == "score":
         value = nearest_value(spec, value)
         return str(value) if _integral(spec) else f"{value:.{_decimals(spec)}f}"
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text if spec.choices else text.replace("\x7f", "\\u007f")  # the grammar of open texts takes DEL as an escape alone
 
 
 def schema(spec: FieldSpec) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def _is_absent(raw: Any, absent: set[str]) -> bool:
     if isinstance(raw, str):
         return not raw.strip() or raw.strip() in absent
     if isinstance(raw, (int, float)) and not isinstance(raw, bool):
-        return bool({str(raw), f"{raw:g}"} & absent)
+        return bool({str(raw), str(raw).removesuffix(".0")} & absent)
     return False
 
 

@@ -25,6 +25,8 @@ HEAD = 0.7
 GAP = " … "
 BEGINNINGS = ("Aa1", "zZ9", "", " x", "\n\n", ".", '"', "(", "-", "#", "@")
 """Texts that are unlike each other in how they begin: some tokenizers join a line break or a mark with what stands before it."""
+FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
+"""A folder without any of them has no tokenizer, though transformers would make an empty one up."""
 
 
 class MissingColumn(ValueError):
@@ -60,6 +62,8 @@ def load_tokenizer(base: Path) -> Any:
     from transformers import AutoTokenizer
     from transformers.utils import logging
 
+    if not any((base / name).is_file() for name in FILES):
+        raise CheckpointError("there is no tokenizer in it", file=base, hint=f"it lies in {FILES[0]}, beside the weights")
     level = logging.get_verbosity()
     logging.set_verbosity_error()  # its remarks on long texts and absent frameworks are not the user's concern
     try:
@@ -82,7 +86,7 @@ class Prompt:
 
     def __init__(self, task: TaskSpec, tokenizer: Any):
         self._instructions, self._template, self._tokenizer = task.instructions.strip(), task.input, tokenizer
-        self._special = _any_of(structural_tokens(tokenizer))
+        self._special = _any_of(whole_tokens(tokenizer))
         self._system = bool(tokenizer.chat_template) and self._has_system_role()
         self.prefix = self._shared_prefix()
         """What the prompts begin with. A text can still begin so that its prompt does not: that is checked for each row."""
@@ -159,14 +163,12 @@ class Prompt:
         return rows[0][: common_length(rows)]
 
 
-def structural_tokens(tokenizer: Any) -> set[str]:
-    """Tokens that build a conversation: the special ones, and whatever else the chat template writes with a token of its own.
+def whole_tokens(tokenizer: Any) -> set[str]:
+    """Texts that a tokenizer takes for one token wherever they stand: turns, ends, tools. Not all are called special (Phi-3's `</s>`).
 
-    Runs of blanks that are tokens of their own (Gemma's, Phi's) are plain text.
+    Runs of blanks that are tokens of their own (Gemma's, Phi-2's) are plain text.
     """
-    template = str(tokenizer.chat_template or "")
-    added = [token for token in tokenizer.added_tokens_decoder.values() if token.special or token.content in template]
-    return {token for token in (*tokenizer.all_special_tokens, *map(str, added)) if token.strip()}
+    return {token for token in (*tokenizer.all_special_tokens, *map(str, tokenizer.added_tokens_decoder.values())) if token.strip()}
 
 
 def _any_of(tokens: set[str]) -> re.Pattern[str] | None:

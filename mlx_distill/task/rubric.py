@@ -20,16 +20,17 @@ EXACT = 9
 
 
 def assess(task: TaskSpec, values: Mapping[str, Value], record: Mapping[str, Any] | None = None) -> tuple[float | None, str | None]:
-    """(overall, tier) of an answer, or of the judge's labels. Both None where the task has no weights, or a weighted score is missing.
+    """(overall, tier) of an answer, or of the judge's labels. Both None where the task has no weights, or a score that it needs is missing.
 
     `record` gives the columns that a condition may name beside the fields.
     """
     weighted = {name: spec for name, spec in task.fields.items() if spec.weight is not None}
-    if not weighted or any(name not in values for name in weighted):
+    gated = {name: spec for name, spec in task.fields.items() if spec.gate is not None}
+    if not weighted or any(name not in values for name in (*weighted, *gated)):
         return None, None
     overall = sum((spec.weight or 0.0) * number(values[name]) for name, spec in weighted.items())
-    for name, spec in task.fields.items():
-        if spec.gate is not None and name in values and number(values[name]) < spec.gate.below:
+    for name, spec in gated.items():
+        if spec.gate is not None and number(values[name]) < spec.gate.below:
             overall = min(overall, spec.gate.cap)
     for cap in task.caps:
         if holds(cap, values, _columns(task, record or {})):

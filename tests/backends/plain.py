@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+import pytest
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.tuner.lora import LoRALinear
 from mlx_lm.utils import load_model
@@ -56,6 +57,15 @@ def indifferent_base(backend: Backend, folder: Path) -> Path:
     weights = random_weights(json.loads((source / "config.json").read_text()), 0)
     write_weights(source, weights | {"lm_head.weight": np.zeros_like(weights["lm_head.weight"])})
     return convert(source, folder / "base", backend=backend, bits=None, group_size=64).out
+
+
+FORMS = pytest.mark.parametrize(("bits", "unpack"), [(None, False), (4, False), (4, True)], ids=["whole", "packed", "unpacked"])
+"""Weights as they are, packed, and packed on disk alone."""
+
+
+def open_student(base: Path, *, unpack: bool = False) -> MlxStudent:
+    """As `MlxBackend.open` does, which on CPUs unpacks what the memory has room for."""
+    return MlxStudent(base, {}, cast="float32", unpack=unpack)
 
 
 def plain_model(base: Path, weights: Mapping[str, NDArray[np.float32]] | None = None, shape: LoraShape | None = None) -> nn.Module:

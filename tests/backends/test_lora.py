@@ -37,10 +37,12 @@ def test_first_values_are_peft_s_a_uniform_and_b_zero() -> None:
 
 
 def test_first_values_follow_from_seed_and_name_whatever_else_is_adapted() -> None:
-    both, alone, other = lora.initial(MODULES, 8, 0), lora.initial(dict([next(iter(MODULES.items()))]), 8, 0), lora.initial(MODULES, 8, 1)
-    np.testing.assert_array_equal(both[A], alone[A])
-    assert not np.array_equal(both[A], other[A])
-    assert not np.array_equal(both[A][:, :64], both[lora.names("model.layers.10.mlp.down_proj")[0]][:, :64])
+    last = "model.layers.10.mlp.down_proj"
+    name = lora.names(last)[0]
+    both, alone, other = (lora.initial(modules, 8, seed) for modules, seed in ((MODULES, 0), ({last: (128, 64)}, 0), (MODULES, 1)))
+    np.testing.assert_array_equal(both[name], alone[name])
+    assert not np.array_equal(both[name], other[name])
+    assert not np.array_equal(both[A] * 64**0.5, both[name][:, :64] * 128**0.5)
 
 
 def test_first_values_stay_those_of_this_version() -> None:

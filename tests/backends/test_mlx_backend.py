@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import importlib.util
+import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +81,20 @@ def test_the_memory_limit_is_handed_to_mlx(backend: Backend, base: MakeBase) -> 
     assert 0 < student.peak_memory() < 1 << 28
 
 
+@pytest.mark.skipif(mx.metal.is_available(), reason="Metal computes with packed weights")
+def test_on_cpus_packed_weights_are_unpacked_where_half_of_the_memory_suffices(base: MakeBase) -> None:
+    """The quantized matmul of MLX on CPUs is some 30 times slower than BLAS."""
+    folder, before = base(num_hidden_layers=1, bits=4), mx.set_memory_limit(1 << 34)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    dense = 4 * int(index["metadata"]["total_parameters"])
+    try:
+        for limit, unpacked in ((2 * dense, True), (2 * dense - 2, False)):
+            student = MlxBackend(None).open(folder, memory_limit=limit)
+            assert ("scales" not in student._model.model.layers[0].mlp.up_proj) == unpacked
+    finally:
+        mx.set_memory_limit(before)
+
+
 def test_the_head_has_as_many_rows_as_the_vocabulary(backend: Backend, base: MakeBase) -> None:
     for tied in (True, False):
         assert backend.open(base("llama", num_hidden_layers=1, vocab=389, tied=tied, bits=4)).vocabulary == 389
@@ -105,6 +121,17 @@ def test_without_a_c_plus_plus_compiler_a_model_still_answers(backend: Backend, 
     session = backend.open(folder).session(np.arange(3, dtype=np.int32))
     row = session.admit([np.array([5, 6, 7])])[0]
     assert float(done.stdout) == pytest.approx(float(session.read({row: [-1]}, {row: [np.array([4, 9])]})[row][0][0]), abs=1e-5)
+
+
+@pytest.mark.skipif(mx.metal.is_available(), reason="Metal needs no C++ compiler")
+@pytest.mark.parametrize("compiler", [None, "/usr/bin/g++"])
+def test_kernels_are_not_fused_where_there_is_no_compiler(monkeypatch: pytest.MonkeyPatch, compiler: str | None) -> None:
+    """MLX 0.32 notices by itself; 0.29 does not, and every compiled function fails."""
+    disabled: list[bool] = []
+    monkeypatch.setattr(shutil, "which", lambda name: compiler if name == "g++" else "/usr/bin/" + name)
+    monkeypatch.setattr(mx, "disable_compile", lambda: disabled.append(True))
+    MlxBackend(None)
+    assert disabled == ([True] if compiler is None else [])
 
 
 # OpenBLAS

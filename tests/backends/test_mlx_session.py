@@ -89,8 +89,9 @@ class Twin:
         self.check()
 
 
-def opened(backend: Backend, folder: Path, prefix: Ids, budget: int | None = None) -> Twin:
-    return Twin(backend.open(folder).session(prefix, token_budget=budget), plain.plain_model(folder), prefix)
+def opened(folder: Path, prefix: Ids, budget: int | None = None, *, unpack: bool = False) -> Twin:
+    session = plain.open_student(folder, unpack=unpack).session(prefix, token_budget=budget)
+    return Twin(session, plain.plain_model(folder), prefix)
 
 
 def ids(generator: np.random.Generator, *lengths: int) -> list[Ids]:
@@ -100,11 +101,11 @@ def ids(generator: np.random.Generator, *lengths: int) -> list[Ids]:
 # rows and their neighbours
 
 
-@pytest.mark.parametrize("bits", [None, 4])
+@plain.FORMS
 @pytest.mark.parametrize("family", plain.FAMILIES)
-def test_rows_answer_as_if_alone(backend: Backend, base: MakeBase, family: str, bits: int | None) -> None:
+def test_rows_answer_as_if_alone(base: MakeBase, family: str, bits: int | None, unpack: bool) -> None:
     generator = np.random.default_rng(1)
-    twin = opened(backend, base(family, bits=bits), plain.random_ids(generator, 7))
+    twin = opened(base(family, bits=bits), plain.random_ids(generator, 7), unpack=unpack)
     a, b, c, d = twin.admit(ids(generator, 5, 1, 9, 4))
     twin.check()
     twin.extend({b: [11, 12, 13], c: [14]})
@@ -120,9 +121,9 @@ def test_rows_answer_as_if_alone(backend: Backend, base: MakeBase, family: str, 
     twin.check()
 
 
-def test_without_a_prefix_rows_stand_for_themselves(backend: Backend, base: MakeBase) -> None:
+def test_without_a_prefix_rows_stand_for_themselves(base: MakeBase) -> None:
     generator = np.random.default_rng(2)
-    twin = opened(backend, base("gemma2"), NOTHING)
+    twin = opened(base("gemma2"), NOTHING)
     a, b = twin.admit(ids(generator, 1, 4))
     twin.extend({a: [9]})
     twin.check_score(generator)
@@ -135,11 +136,9 @@ OPERATION = st.tuples(st.sampled_from(["admit", "extend", "drop", "score"]), st.
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(operations=st.lists(OPERATION, min_size=3, max_size=9), prefix=st.integers(0, 4), budget=st.sampled_from([None, 1, 12]))
-def test_whatever_happens_between(
-    backend: Backend, base: MakeBase, operations: list[tuple[str, int]], prefix: int, budget: int | None
-) -> None:
+def test_whatever_happens_between(base: MakeBase, operations: list[tuple[str, int]], prefix: int, budget: int | None) -> None:
     generator = np.random.default_rng(prefix)
-    twin = opened(backend, base(num_hidden_layers=1), plain.random_ids(generator, prefix), budget)
+    twin = opened(base(num_hidden_layers=1), plain.random_ids(generator, prefix), budget)
     for name, seed in operations:
         generator = np.random.default_rng(seed)
         some = [handle for handle in twin.rows if generator.random() < 0.5]
@@ -155,35 +154,33 @@ def test_whatever_happens_between(
             twin.check()
 
 
-def test_a_row_that_was_not_extended_still_answers_from_its_last_tokens(backend: Backend, base: MakeBase) -> None:
+def test_a_row_that_was_not_extended_still_answers_from_its_last_tokens(base: MakeBase) -> None:
     generator = np.random.default_rng(3)
-    twin = opened(backend, base(num_hidden_layers=1), plain.random_ids(generator, 3))
+    twin = opened(base(num_hidden_layers=1), plain.random_ids(generator, 3))
     short, long = twin.admit(ids(generator, 2, 8))
     for tokens in ({short: [5, 6, 7]}, {short: [8]}, {long: [9]}, {short: [10, 11]}):
         twin.extend(tokens)
         twin.check()
 
 
-def test_a_window_of_attention_is_kept_behind_a_prefix(backend: Backend, base: MakeBase) -> None:
+def test_a_window_of_attention_is_kept_behind_a_prefix(base: MakeBase) -> None:
     """Keys too far behind a query are not seen, whether they are the prefix's or the row's own; in training neither."""
     kinds = ["sliding_attention", "full_attention"]
     folder = base("llama", layer_types=kinds, sliding_window=6)
     generator = np.random.default_rng(4)
-    twin = opened(backend, folder, plain.random_ids(generator, 4))
+    twin = opened(folder, plain.random_ids(generator, 4))
     a, _ = twin.admit(ids(generator, 5, 9))
     twin.extend({a: [5, 6, 7, 8]})
     twin.check_score(generator)
     shape, groups = plain.shape_of(), [plain.random_group(generator, 5, [[4, 9], [7]])]
     weights = plain.random_adapter(folder, shape)
-    ours = plain.our_gradient(prepared(backend, folder, shape, weights=weights), groups)
+    ours = plain.our_gradient(prepared(folder, shape, weights=weights), groups)
     assert plain.distance(ours, plain.gradient(plain.plain_model(folder, weights, shape), groups)) <= 1e-5
 
 
-def test_the_token_budget_splits_what_is_admitted_and_changes_no_answer(
-    backend: Backend, base: MakeBase, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_token_budget_splits_what_is_admitted_and_changes_no_answer(base: MakeBase, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(5)
-    twin = opened(backend, base(num_hidden_layers=1), plain.random_ids(generator, 3), 12)
+    twin = opened(base(num_hidden_layers=1), plain.random_ids(generator, 3), 12)
     shapes, forward = [], twin.session._forward
     monkeypatch.setattr(
         twin.session, "_forward", lambda cohort, rows: (shapes.append((len(rows), max(map(len, rows)))), forward(cohort, rows))
@@ -194,9 +191,9 @@ def test_the_token_budget_splits_what_is_admitted_and_changes_no_answer(
     twin.check()
 
 
-def test_dropped_rows_free_their_memory(backend: Backend, base: MakeBase) -> None:
+def test_dropped_rows_free_their_memory(base: MakeBase) -> None:
     generator = np.random.default_rng(6)
-    twin = opened(backend, base(num_hidden_layers=1), NOTHING)
+    twin = opened(base(num_hidden_layers=1), NOTHING)
     handles = twin.admit(ids(generator, *[40] * 32))
     full = mx.get_active_memory()
     twin.drop(handles[:24])
@@ -211,9 +208,9 @@ def test_dropped_rows_free_their_memory(backend: Backend, base: MakeBase) -> Non
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("bits", [None, 4, 8])
-def test_reading_among_allowed_ids_is_the_whole_head_renormalised(backend: Backend, base: MakeBase, bits: int | None, tied: bool) -> None:
+def test_reading_among_allowed_ids_is_the_whole_head_renormalised(base: MakeBase, bits: int | None, tied: bool) -> None:
     generator = np.random.default_rng(7)
-    twin = opened(backend, base(bits=bits, tied=tied, num_hidden_layers=1), plain.random_ids(generator, 4))
+    twin = opened(base(bits=bits, tied=tied, num_hidden_layers=1), plain.random_ids(generator, 4))
     a, b = twin.admit(ids(generator, 3, 6))
     sets = [np.array([300, 4, 17]), np.array([9]), np.array([383, 0]), np.array([5, 6, 7, 8, 4])]
     read = twin.session.read({b: [0, 5], a: [-1, -3]}, {b: sets[:2], a: sets[2:]})
@@ -223,9 +220,9 @@ def test_reading_among_allowed_ids_is_the_whole_head_renormalised(backend: Backe
             assert np.exp(logs).sum() == pytest.approx(1, abs=1e-6)
 
 
-def test_choosing_keeps_to_the_mask(backend: Backend, base: MakeBase) -> None:
+def test_choosing_keeps_to_the_mask(base: MakeBase) -> None:
     generator = np.random.default_rng(8)
-    twin = opened(backend, base(vocab=VOCABULARY + 5, num_hidden_layers=1), plain.random_ids(generator, 4))
+    twin = opened(base(vocab=VOCABULARY + 5, num_hidden_layers=1), plain.random_ids(generator, 4))
     handles = twin.admit(ids(generator, 3, 6, 2))
     sets = {handle: np.unique(plain.random_ids(generator, 6)) for handle in handles}
     sets[handles[0]] = np.array([VOCABULARY + 4])  # the last row of a head that is no whole number of words
@@ -247,8 +244,8 @@ def test_where_two_tie_the_lowest_id_is_chosen(backend: Backend, tmp_path: Path)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_samples_come_as_often_as_they_are_likely(backend: Backend, base: MakeBase, temperature: float) -> None:
-    twin = opened(backend, base(num_hidden_layers=1), NOTHING)
+def test_samples_come_as_often_as_they_are_likely(base: MakeBase, temperature: float) -> None:
+    twin = opened(base(num_hidden_layers=1), NOTHING)
     row, rows, draws = np.array([17, 4, 250]), 64, 40
     handles = twin.admit([row] * rows)
     allowed = np.array([3, 50, 121, 300])
@@ -279,14 +276,14 @@ def test_samples_follow_from_the_seed(backend: Backend, base: MakeBase) -> None:
 
 
 @pytest.fixture
-def two(backend: Backend, base: MakeBase, tmp_path: Path) -> tuple[Path, dict[str, Path], dict[str, nn.Module]]:
+def two(base: MakeBase, tmp_path: Path) -> tuple[Path, dict[str, Path], dict[str, nn.Module]]:
     """Two adapters of unlike shape, with dropout, and the plain model of each."""
     folder = base()
     shapes = {"one": plain.shape_of(dropout=0.5), "two": LoraShape(2, 6, 0.5, ("q_proj", "down_proj"))}
     models = {}
     for seed, (name, shape) in enumerate(shapes.items()):
         weights = plain.random_adapter(folder, shape, seed)
-        prepared(backend, folder, shape, weights=weights).save_adapter(tmp_path / name)
+        prepared(folder, shape, weights=weights).save_adapter(tmp_path / name)
         models[name] = plain.plain_model(folder, weights, shape)
     return folder, {name: tmp_path / name for name in shapes}, models
 

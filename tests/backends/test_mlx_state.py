@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mlx_distill.backends.base import Backend, LoraShape
+from mlx_distill.backends.base import LoraShape
 from mlx_distill.errors import BackendError, CheckpointError
 from tests.backends import plain
 from tests.backends.test_mlx_update import adapter_of, prepared, same, two_groups
@@ -25,10 +25,10 @@ def learn(student: Any, steps: range) -> None:
         student.update(two_groups(step), learning_rate=1e-3 * (step + 1), clip_norm=0.5, step=step)
 
 
-@pytest.mark.parametrize("bits", [None, 4])
-def test_five_steps_and_five_after_a_resume_are_ten_to_the_byte(backend: Backend, base: MakeBase, tmp_path: Path, bits: int | None) -> None:
+@plain.FORMS
+def test_five_steps_and_five_after_a_resume_are_ten_to_the_byte(base: MakeBase, tmp_path: Path, bits: int | None, unpack: bool) -> None:
     folder = base(num_hidden_layers=1, bits=bits)
-    whole, first, second = (prepared(backend, folder, SHAPE, decay=0.01, seed=seed) for seed in (3, 3, 3))
+    whole, first, second = (prepared(folder, SHAPE, decay=0.01, seed=seed, unpack=unpack) for seed in (3, 3, 3))
     learn(whole, range(10))
     learn(first, range(5))
     first.save_state(tmp_path / "five")
@@ -40,8 +40,8 @@ def test_five_steps_and_five_after_a_resume_are_ten_to_the_byte(backend: Backend
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "resumed" / file).read_bytes(), file
 
 
-def test_the_state_lies_under_peft_s_names_in_peft_s_orientation(backend: Backend, base: MakeBase, tmp_path: Path) -> None:
-    student = prepared(backend, base(num_hidden_layers=11, hidden_size=32, intermediate_size=32), SHAPE)
+def test_the_state_lies_under_peft_s_names_in_peft_s_orientation(base: MakeBase, tmp_path: Path) -> None:
+    student = prepared(base(num_hidden_layers=11, hidden_size=32, intermediate_size=32), SHAPE)
     learn(student, range(1))
     student.save_state(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == list(FILES)
@@ -57,16 +57,16 @@ def test_the_state_lies_under_peft_s_names_in_peft_s_orientation(backend: Backen
     assert json.loads((tmp_path / FILES[0]).read_text())["r"] == 4
 
 
-def test_what_an_adapter_folder_holds_is_what_is_trained_on(backend: Backend, base: MakeBase, tmp_path: Path) -> None:
+def test_what_an_adapter_folder_holds_is_what_is_trained_on(base: MakeBase, tmp_path: Path) -> None:
     folder = base(num_hidden_layers=11, hidden_size=32, intermediate_size=32)
     weights = plain.random_adapter(folder, SHAPE)
-    student = prepared(backend, folder, SHAPE, weights=weights)
+    student = prepared(folder, SHAPE, weights=weights)
     assert same(adapter_of(student), weights)
     student.save_adapter(tmp_path)
     assert same(load_file(tmp_path / FILES[1]), weights)
 
 
-def test_values_of_another_base_are_refused(backend: Backend, base: MakeBase) -> None:
+def test_values_of_another_base_are_refused(base: MakeBase) -> None:
     folder = base(num_hidden_layers=1)
     weights = plain.random_adapter(folder, SHAPE)
     name = next(iter(weights))
@@ -76,22 +76,22 @@ def test_values_of_another_base_are_refused(backend: Backend, base: MakeBase) ->
         ({**weights, name: weights[name][:, 1:]}, f"{name} is"),
     ):
         with pytest.raises(BackendError, match=message) as caught:
-            prepared(backend, folder, SHAPE, weights=broken)
+            prepared(folder, SHAPE, weights=broken)
         assert caught.value.hint
 
 
-def test_a_checkpoint_of_another_shape_is_refused(backend: Backend, base: MakeBase, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_shape_is_refused(base: MakeBase, tmp_path: Path) -> None:
     folder = base(num_hidden_layers=1)
-    prepared(backend, folder, SHAPE).save_state(tmp_path)
+    prepared(folder, SHAPE).save_state(tmp_path)
     for shape in (LoraShape(8, 8, 0.1, SHAPE.targets), LoraShape(4, 8, 0.1, ("q_proj",))):
         with pytest.raises(CheckpointError, match="the checkpoint's adapter is"):
-            prepared(backend, folder, shape).load_state(tmp_path)
-    prepared(backend, folder, LoraShape(4, 8, 0.1, SHAPE.targets[::-1])).load_state(tmp_path)
+            prepared(folder, shape).load_state(tmp_path)
+    prepared(folder, LoraShape(4, 8, 0.1, SHAPE.targets[::-1])).load_state(tmp_path)
 
 
-def test_a_damaged_state_is_refused_and_changes_nothing(backend: Backend, base: MakeBase, tmp_path: Path) -> None:
+def test_a_damaged_state_is_refused_and_changes_nothing(base: MakeBase, tmp_path: Path) -> None:
     folder = base(num_hidden_layers=1)
-    other, student = (prepared(backend, folder, SHAPE, seed=seed) for seed in (1, 2))
+    other, student = (prepared(folder, SHAPE, seed=seed) for seed in (1, 2))
     learn(other, range(1))
     before = adapter_of(student)
     other.save_state(tmp_path)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
-from mlx_distill.backends.base import Backend, LoraShape
+from mlx_distill.backends.base import LoraShape
 from mlx_distill.errors import BackendError
 from mlx_distill.records import Group, LossSum, Step, TokenRow
 from tests.backends import plain
@@ -27,9 +27,15 @@ WHOLE = 1e9
 
 
 def prepared(
-    backend: Backend, base: Path, shape: LoraShape | None = None, *, weights: plain.Weights | None = None, seed: int = 0, decay: float = 0.0
+    base: Path,
+    shape: LoraShape | None = None,
+    *,
+    weights: plain.Weights | None = None,
+    seed: int = 0,
+    decay: float = 0.0,
+    unpack: bool = False,
 ) -> Any:
-    student = backend.open(base)
+    student = plain.open_student(base, unpack=unpack)
     student.prepare(shape or plain.shape_of(), optimizer="adamw", weight_decay=decay, initial=weights, seed=seed)
     return student
 
@@ -57,12 +63,12 @@ def same(one: plain.Weights, other: plain.Weights) -> bool:
 # what it computes
 
 
-@pytest.mark.parametrize("bits", [None, 4])
+@plain.FORMS
 @pytest.mark.parametrize("family", plain.FAMILIES)
-def test_losses_and_gradient_are_those_of_rows_forwarded_alone(backend: Backend, base: MakeBase, family: str, bits: int | None) -> None:
+def test_losses_and_gradient_are_those_of_rows_forwarded_alone(base: MakeBase, family: str, bits: int | None, unpack: bool) -> None:
     folder, shape, groups = base(family, bits=bits), plain.shape_of(family), two_groups()
     weights = plain.random_adapter(folder, shape)
-    student, model = prepared(backend, folder, shape, weights=weights), plain.plain_model(folder, weights, shape)
+    student, model = prepared(folder, shape, weights=weights, unpack=unpack), plain.plain_model(folder, weights, shape)
     assert plain.distance(plain.our_gradient(student, groups), plain.gradient(model, groups)) <= 1e-5
     expected = plain.row_nats(model, groups)
     step: Step = student.update(groups, learning_rate=0.0, clip_norm=None, step=0)
@@ -73,20 +79,20 @@ def test_losses_and_gradient_are_those_of_rows_forwarded_alone(backend: Backend,
     assert step.applied and step.grad_norm == pytest.approx(norm, rel=1e-5)
 
 
-@pytest.mark.parametrize("bits", [None, 4])
-def test_an_untied_head_gives_the_plain_gradient_too(backend: Backend, base: MakeBase, bits: int | None) -> None:
+@plain.FORMS
+def test_an_untied_head_gives_the_plain_gradient_too(base: MakeBase, bits: int | None, unpack: bool) -> None:
     folder, shape, groups = base("llama", bits=bits, tied=False), plain.shape_of(), two_groups()
     weights = plain.random_adapter(folder, shape)
-    ours = plain.our_gradient(prepared(backend, folder, shape, weights=weights), groups)
+    ours = plain.our_gradient(prepared(folder, shape, weights=weights, unpack=unpack), groups)
     assert plain.distance(ours, plain.gradient(plain.plain_model(folder, weights, shape), groups)) <= 1e-5
 
 
-def test_restricted_positions_among_free_ones_give_the_plain_gradient(backend: Backend, base: MakeBase) -> None:
+def test_restricted_positions_among_free_ones_give_the_plain_gradient(base: MakeBase) -> None:
     folder, shape, generator = base(bits=4), plain.shape_of(), np.random.default_rng(3)
     weights = plain.random_adapter(folder, shape)
     closed = plain.random_group(generator, 6, [[5, 9], [4]], closed=True)
     mixed = Group(closed.prefix, [[*closed.micro_batches[0], plain.random_row(generator, "free", 6)], closed.micro_batches[1]])
-    ours = plain.our_gradient(prepared(backend, folder, shape, weights=weights), [mixed])
+    ours = plain.our_gradient(prepared(folder, shape, weights=weights), [mixed])
     assert plain.distance(ours, plain.gradient(plain.plain_model(folder, weights, shape), [mixed])) <= 1e-5
 
 
@@ -107,10 +113,10 @@ def test_whatever_the_shapes_the_gradient_is_the_plain_one(
 
 
 @pytest.fixture(scope="module")
-def tiny(backend: Backend, base: MakeBase) -> tuple[Any, Any]:
+def tiny(base: MakeBase) -> tuple[Any, Any]:
     folder, shape = base(num_hidden_layers=1), plain.shape_of()
     weights = plain.random_adapter(folder, shape)
-    return prepared(backend, folder, shape, weights=weights), plain.plain_model(folder, weights, shape)
+    return prepared(folder, shape, weights=weights), plain.plain_model(folder, weights, shape)
 
 
 def regrouped(group: Group, sizes: Sequence[int]) -> Group:
@@ -159,10 +165,10 @@ def test_weights_count_as_often_as_they_say(tiny: tuple[Any, Any]) -> None:
 # what it applies
 
 
-def test_steps_are_those_of_torch_adamw(backend: Backend, base: MakeBase) -> None:
+def test_steps_are_those_of_torch_adamw(base: MakeBase) -> None:
     torch = pytest.importorskip("torch")
     folder, shape = base(num_hidden_layers=1), plain.shape_of()
-    student = prepared(backend, folder, shape, weights=plain.random_adapter(folder, shape), decay=0.1)
+    student = prepared(folder, shape, weights=plain.random_adapter(folder, shape), decay=0.1)
     parameters = {name: torch.nn.Parameter(torch.from_numpy(np.array(value))) for name, value in student._trainable().items()}
     optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2, weight_decay=0.1)
     for step in range(3):
@@ -176,12 +182,12 @@ def test_steps_are_those_of_torch_adamw(backend: Backend, base: MakeBase) -> Non
         np.testing.assert_allclose(np.asarray(value), parameters[name].detach().numpy(), rtol=1e-4, atol=2e-6)
 
 
-def test_a_long_gradient_is_cut_to_the_norm_and_a_short_one_is_not(backend: Backend, base: MakeBase) -> None:
+def test_a_long_gradient_is_cut_to_the_norm_and_a_short_one_is_not(base: MakeBase) -> None:
     """After one step AdamW's first mean is a tenth of the gradient that it was given."""
     folder, shape = base(num_hidden_layers=1), plain.shape_of()
     weights = plain.random_adapter(folder, shape)
     for clip, wanted in ((None, 1.0), (0.25, 0.25), (4.0, 1.0)):
-        student = prepared(backend, folder, shape, weights=weights)
+        student = prepared(folder, shape, weights=weights)
         gradient = plain.our_gradient(student, two_groups())
         norm = float(np.sqrt(sum(np.square(value).sum() for value in gradient.values())))
         step = student.update(two_groups(), learning_rate=1e-3, clip_norm=None if clip is None else clip * norm, step=0)
@@ -191,8 +197,8 @@ def test_a_long_gradient_is_cut_to_the_norm_and_a_short_one_is_not(backend: Back
 
 
 @pytest.mark.parametrize("weight", [np.inf, np.nan])
-def test_a_step_that_is_not_finite_changes_nothing(backend: Backend, base: MakeBase, tmp_path: Path, weight: float) -> None:
-    student = prepared(backend, base(num_hidden_layers=1))
+def test_a_step_that_is_not_finite_changes_nothing(base: MakeBase, tmp_path: Path, weight: float) -> None:
+    student = prepared(base(num_hidden_layers=1))
     student.update(two_groups(), learning_rate=1e-2, clip_norm=1.0, step=0)
     before = state_of(student, tmp_path / "before")
     bad, good = two_groups(1)
@@ -204,15 +210,15 @@ def test_a_step_that_is_not_finite_changes_nothing(backend: Backend, base: MakeB
     assert student.update(two_groups(1), learning_rate=1e-2, clip_norm=1.0, step=2).applied
 
 
-def test_weights_that_have_become_infinite_are_noticed(backend: Backend, base: MakeBase) -> None:
+def test_weights_that_have_become_infinite_are_noticed(base: MakeBase) -> None:
     folder, shape = base(num_hidden_layers=1), plain.shape_of()
     weights = plain.random_adapter(folder, shape)
     next(iter(weights.values()))[0, 0] = np.inf
-    assert not prepared(backend, folder, shape, weights=weights).update(two_groups(), learning_rate=1e-2, clip_norm=1.0, step=0).applied
+    assert not prepared(folder, shape, weights=weights).update(two_groups(), learning_rate=1e-2, clip_norm=1.0, step=0).applied
 
 
-def test_a_batch_that_weighs_nothing_is_not_applied(backend: Backend, base: MakeBase) -> None:
-    student = prepared(backend, base(num_hidden_layers=1))
+def test_a_batch_that_weighs_nothing_is_not_applied(base: MakeBase) -> None:
+    student = prepared(base(num_hidden_layers=1))
     row = plain.random_row(np.random.default_rng(0), "row", 5)
     mute = Group(row.tokens[:0], [[replace(row, weight=np.zeros_like(row.weight))]])
     before = adapter_of(student)
@@ -220,16 +226,16 @@ def test_a_batch_that_weighs_nothing_is_not_applied(backend: Backend, base: Make
     assert same(adapter_of(student), before)
 
 
-def test_a_learning_rate_of_zero_changes_no_weight(backend: Backend, base: MakeBase) -> None:
-    student = prepared(backend, base(num_hidden_layers=1), decay=0.1)
+def test_a_learning_rate_of_zero_changes_no_weight(base: MakeBase) -> None:
+    student = prepared(base(num_hidden_layers=1), decay=0.1)
     before = adapter_of(student)
     assert student.update(two_groups(), learning_rate=0.0, clip_norm=1.0, step=0).applied
     assert same(adapter_of(student), before)
 
 
-@pytest.mark.parametrize("bits", [None, 4])
-def test_learning_lowers_the_loss_and_leaves_the_base_as_it_is(backend: Backend, base: MakeBase, bits: int | None) -> None:
-    student, groups = prepared(backend, base(num_hidden_layers=1, bits=bits)), two_groups()
+@plain.FORMS
+def test_learning_lowers_the_loss_and_leaves_the_base_as_it_is(base: MakeBase, bits: int | None, unpack: bool) -> None:
+    student, groups = prepared(base(num_hidden_layers=1, bits=bits), unpack=unpack), two_groups()
     frozen = bare(student)
     steps = [student.update(groups, learning_rate=1e-2, clip_norm=1.0, step=step) for step in range(8)]
     assert steps[-1].loss.mean < 0.8 * steps[0].loss.mean
@@ -246,45 +252,45 @@ def bare(student: Any) -> dict[str, NDArray[Any]]:
 # where it starts, and its dropout
 
 
-def test_the_adapter_starts_as_the_bare_base(backend: Backend, base: MakeBase) -> None:
+def test_the_adapter_starts_as_the_bare_base(base: MakeBase) -> None:
     folder, groups = base(bits=4), two_groups()
-    ours = prepared(backend, folder).loss(groups)
+    ours = prepared(folder).loss(groups)
     assert {name: loss.nats for name, loss in ours.items()} == pytest.approx(plain.row_nats(plain.plain_model(folder), groups), rel=1e-5)
 
 
-def test_the_same_seed_starts_the_same_and_another_seed_another(backend: Backend, base: MakeBase, tmp_path: Path) -> None:
+def test_the_same_seed_starts_the_same_and_another_seed_another(base: MakeBase, tmp_path: Path) -> None:
     files = []
     for i, seed in enumerate((3, 3, 4)):
-        prepared(backend, base(num_hidden_layers=1), seed=seed).save_adapter(tmp_path / str(i))
+        prepared(base(num_hidden_layers=1), seed=seed).save_adapter(tmp_path / str(i))
         files.append((tmp_path / str(i) / "adapter_model.safetensors").read_bytes())
     assert files[0] == files[1] != files[2]
 
 
-def test_trainable_parameters_are_counted(backend: Backend, base: MakeBase) -> None:
-    student = backend.open(base(num_hidden_layers=1, bits=4))
+def test_trainable_parameters_are_counted(base: MakeBase) -> None:
+    student = plain.open_student(base(num_hidden_layers=1, bits=4))
     count = student.prepare(LoraShape(4, 8, 0.0, ("q_proj", "down_proj")), optimizer="adamw", weight_decay=0, initial=None, seed=0)
     assert count == 4 * (64 + 64) + 4 * (128 + 64)
 
 
 @pytest.mark.parametrize(("family", "there"), [("qwen2", "gate_proj, k_proj"), ("phi3", "down_proj, gate_up_proj, o_proj, qkv_proj")])
-def test_an_unknown_projection_is_refused_with_those_that_are_there(backend: Backend, base: MakeBase, family: str, there: str) -> None:
-    student = backend.open(base(family, num_hidden_layers=1, tied=False))
+def test_an_unknown_projection_is_refused_with_those_that_are_there(base: MakeBase, family: str, there: str) -> None:
+    student = plain.open_student(base(family, num_hidden_layers=1, tied=False))
     for target in ("query", "lm_head", "embed_tokens"):
         with pytest.raises(BackendError, match=f"no projection {target}") as caught:
             student.prepare(LoraShape(4, 8, 0.0, ("o_proj", target)), optimizer="adamw", weight_decay=0, initial=None, seed=0)
         assert there in str(caught.value.hint) and "lm_head" not in str(caught.value.hint)
 
 
-def test_an_unknown_optimizer_is_refused(backend: Backend, base: MakeBase) -> None:
-    student = backend.open(base(num_hidden_layers=1))
+def test_an_unknown_optimizer_is_refused(base: MakeBase) -> None:
+    student = plain.open_student(base(num_hidden_layers=1))
     with pytest.raises(BackendError, match="'sgd'"):
         student.prepare(plain.shape_of(), optimizer="sgd", weight_decay=0, initial=None, seed=0)
 
 
-def test_dropout_follows_from_seed_and_step_alone(backend: Backend, base: MakeBase) -> None:
+def test_dropout_follows_from_seed_and_step_alone(base: MakeBase) -> None:
     folder, shape = base(num_hidden_layers=1), plain.shape_of(dropout=0.3)
     weights = plain.random_adapter(folder, shape)
-    one, other, stranger = (prepared(backend, folder, shape, weights=weights, seed=seed) for seed in (5, 5, 6))
+    one, other, stranger = (prepared(folder, shape, weights=weights, seed=seed) for seed in (5, 5, 6))
     mx.random.seed(99)  # somebody else's draws change nothing
     other.update(two_groups(3), learning_rate=0.0, clip_norm=None, step=17)
     first, second, else_seed, else_step = (
@@ -295,10 +301,10 @@ def test_dropout_follows_from_seed_and_step_alone(backend: Backend, base: MakeBa
     assert len({first, else_seed, else_step}) == 3
 
 
-def test_dropout_is_off_where_losses_are_measured(backend: Backend, base: MakeBase) -> None:
+def test_dropout_is_off_where_losses_are_measured(base: MakeBase) -> None:
     folder, shape = base(num_hidden_layers=1), plain.shape_of(dropout=0.3)
     weights = plain.random_adapter(folder, shape)
-    student, groups = prepared(backend, folder, shape, weights=weights), two_groups()
+    student, groups = prepared(folder, shape, weights=weights), two_groups()
     expected = plain.row_nats(plain.plain_model(folder, weights, shape), groups)
     for _ in range(2):
         assert {name: loss.nats for name, loss in student.loss(groups).items()} == pytest.approx(expected, rel=1e-5)
@@ -307,11 +313,11 @@ def test_dropout_is_off_where_losses_are_measured(backend: Backend, base: MakeBa
         )
 
 
-def test_with_dropout_the_gradient_is_the_slope_of_the_loss(backend: Backend, base: MakeBase) -> None:
+def test_with_dropout_the_gradient_is_the_slope_of_the_loss(base: MakeBase) -> None:
     """The prefix is forwarded twice, once for its values and once for its gradient: with the same neurons dropped."""
     folder, shape = base(num_hidden_layers=1), plain.shape_of(dropout=0.3)
     weights, group = plain.random_adapter(folder, shape), plain.random_group(np.random.default_rng(2), 12, [[3, 2], [4]])
-    student = prepared(backend, folder, shape, weights=weights)
+    student = prepared(folder, shape, weights=weights)
     gradient = plain.our_gradient(student, [group], step=1)
     norm = np.sqrt(sum(float(np.square(value).sum()) for value in gradient.values()))
     start, losses = student._trainable(), []

@@ -46,7 +46,7 @@ def our_logs(student: Any, ids: Ids, adapter: str) -> NDArray[np.float32]:
 @pytest.mark.parametrize("family", plain.FAMILIES)
 def test_peft_loads_our_adapter_and_gives_the_same_logits(backend: Backend, base: MakeBase, tmp_path: Path, family: str) -> None:
     folder, shape = base(family), plain.shape_of(family)
-    prepared(backend, folder, shape, weights=plain.random_adapter(folder, shape)).save_adapter(tmp_path)
+    prepared(folder, shape, weights=plain.random_adapter(folder, shape)).save_adapter(tmp_path)
     theirs = their_logs(peft.PeftModel.from_pretrained(checkpoint(folder), tmp_path), IDS)
     ours = our_logs(backend.open(folder, adapters={"own": tmp_path}), IDS, "own")
     np.testing.assert_allclose(ours, theirs[8:], atol=1e-4)

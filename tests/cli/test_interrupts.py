@@ -68,8 +68,7 @@ def test_ctrl_c_in_a_real_training_saves_it_and_resume_ends_in_the_same_bytes(fi
     assert adapter(tmp_path / "run") == adapter(finished.run)
 
 
-@pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("step", [1, 8, 12])
+@pytest.mark.parametrize(("step", "what"), [(1, signal.SIGTERM), (8, signal.SIGINT), (12, signal.SIGTERM)])
 def test_a_stop_at_any_step_gives_one_document_and_loses_nothing(finished: Place, tmp_path: Path, what: int, step: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         raised_at(patch, MlxStudent, "update", step, what)

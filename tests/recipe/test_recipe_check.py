@@ -78,6 +78,12 @@ def test_what_makes_no_sense_is_said_at_its_place(sound: Path, monkeypatch: pyte
     assert word in problems[path]
 
 
+@pytest.mark.parametrize("source", ["{kind: csv, path: rows.jsonl, delimiter: ';'}", "{kind: hf, path: a/b, split: test, revision: main}"])
+def test_a_kind_of_source_takes_its_own_settings(sound: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.chdir(sound.parent)
+    assert found(sound, f"data.source={source}") == {}
+
+
 def test_replay_has_a_source_as_any_other(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(sound.parent)
     problems = found(sound, "data.replay.source={kind: csv, path: rows.json, revision: main}")

@@ -27,7 +27,7 @@ class MlxBackend:
         self._blas = blas
         self._metal = mx.metal.is_available()
         if not self._metal and shutil.which("g++") is None:
-            pass  # on CPUs MLX compiles fused kernels with g++, by that name: without it they would fail
+            mx.disable_compile()  # on CPUs MLX compiles fused kernels with g++, by that name; older releases (0.29) fail without it
 
     def machine(self) -> Machine:
         import mlx.core as mx

@@ -1,0 +1,93 @@
+"""`check` says everything that is wrong at once, and shows what the student will see."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.students import call, recipe, water, write_lines
+
+
+def test_a_sound_recipe_is_nothing_wrong(fresh: Path) -> None:
+    called = call("check", fresh)
+    assert (called.code, called.out, called.err) == (0, f"{fresh}: nothing wrong\n", "")
+    assert call("check", fresh, "--json").document == {"problems": []}
+
+
+def test_show_prints_rows_as_the_student_sees_them(fresh: Path) -> None:
+    called = call("check", fresh, "--show", 3)
+    assert called.code == 0
+    blocks = called.out.split("--- row ")[1:]
+    assert len(blocks) == 3
+    for block in blocks:
+        head, _, body = block.partition("\n")
+        assert "tokens of shared prefix" in head and "learned" in head
+        assert body.startswith("<|im_start|>system\nHow high is the water?<|im_end|>\n<|im_start|>user\nThe river ")
+        assert '[learned: {"high":' in body
+        assert body.index("assistant\n") < body.index("[learned:")
+
+
+def test_show_counts_tokens_and_marks_what_was_trimmed(fresh: Path) -> None:
+    write_lines(fresh.parent / "rows.jsonl", [{**row, "text": row["text"] + " and rose" * 300} for row in water()])
+    called = call("check", fresh, "--show", 2, "--json")
+    rows = called.document["rows"]
+    assert [row.keys() for row in rows] == [{"id", "prompt", "learned", "tokens", "trimmed"}] * 2
+    for row in rows:
+        assert row["trimmed"] is True
+        assert sum(row["tokens"].values()) <= 256 + 1
+        assert " … " in row["prompt"]
+    assert "its text lost the middle" in call("check", fresh, "--show", 1).out
+
+
+def test_show_works_for_slots_too(fresh: Path) -> None:
+    called = call("check", fresh, "--show", 1, "--set", "answer=slots")
+    assert called.code == 0
+    assert "learned" in called.out
+
+
+def test_every_problem_at_once_with_file_and_line(tmp_path: Path, checkpoint: Path) -> None:
+    write_lines(tmp_path / "rows.jsonl", [])
+    path = recipe(
+        tmp_path / "recipe.yaml",
+        base={"model": str(checkpoint)},
+        train={"epochs": 0, "learning_rat": 0.1},
+        lora={"rank": "many"},
+    )
+    called = call("check", path, "--json")
+    assert called.code == 2
+    found = {problem["path"]: problem for problem in called.document["problems"]}
+    assert set(found) == {"train.epochs", "train.learning_rat", "lora.rank"}
+    for problem in found.values():
+        assert problem.keys() == {"file", "line", "path", "message", "hint"}
+        key = problem["path"].rpartition("train.")[2].rpartition("lora.")[2]
+        assert key in path.read_text(encoding="utf-8").splitlines()[problem["line"] - 1]
+    assert "learning_rate" in found["train.learning_rat"]["hint"]
+    plain = call("check", path)
+    assert plain.out.count(f"{path}:") == 3, "file:line: path: message (hint)"
+
+
+def test_several_recipes_are_checked_in_one_go(fresh: Path, tmp_path: Path) -> None:
+    called = call("check", fresh, tmp_path / "none.yaml", "--json")
+    assert called.code == 2
+    assert [problem["file"] for problem in called.document["problems"]] == [str(tmp_path / "none.yaml")]
+
+
+@pytest.mark.parametrize(
+    ("change", "path", "said"),
+    [
+        ("lora.targets=[q_prj]", "lora.targets", "no projection 'q_prj'"),
+        ("evaluate.slices=[nope]", "data.source", "no such column"),
+        ("data.split.group_by=nope", "data.source", "no such column"),
+        ("train.max_tokens=16", "base.model", "no row is left to train on"),
+        ("task.input='{nope}'", "data.source", "no column 'nope'"),
+        ("data.split={train: 0.01, valid: 0.01, test: 0.98, group_by: high}", "data.source", "too few"),
+    ],
+)
+def test_data_and_base_are_looked_at_as_well(fresh: Path, change: str, path: str, said: str) -> None:
+    called = call("check", fresh, "--set", change, "--json")
+    assert called.code == 2
+    (problem,) = called.document["problems"]
+    assert problem["path"] == path
+    assert said in problem["message"]
+    assert problem["hint"]
