@@ -11,7 +11,7 @@ from typing import Any
 
 from mlx_distill.data import examples
 from mlx_distill.data.batches import steps_per_epoch
-from mlx_distill.data.tokens import Lessons, lessons
+from mlx_distill.data.tokens import Lesson, Lessons, lessons
 from mlx_distill.errors import DataError
 from mlx_distill.models.estimates import training_memory
 from mlx_distill.recipe.schema import Recipe
@@ -140,19 +140,31 @@ def _size(count: float) -> str:
 
 
 def example_rows(prepared: Prepared, number: int) -> list[dict[str, Any]]:
-    """The first rows as the student will see them: prompt, answer, tokens; learned tokens marked by their text."""
+    """The first rows as the student will see them: prompt, what is learned behind it, and how many tokens each has."""
     out = []
-    decode = prepared.tokenizer.decode
     for lesson in prepared.lessons["train"].rows[:number]:
         row, prefix = lesson.row, prepared.prompt.prefix if lesson.shared else prepared.prompt.prefix[:0]
-        start = int(row.read_at[0]) + 1
+        own = lesson.prompt - len(prefix)
         out.append(
             {
                 "id": row.id,
-                "prompt": decode([*prefix, *row.tokens[:start]]),
-                "learned": decode(row.targets),
-                "tokens": {"prefix": len(prefix), "own": start, "learned": len(row.targets)},
+                "prompt": prepared.tokenizer.decode([*prefix, *row.tokens[:own]]),
+                "learned": _learned(prepared, lesson),
+                "tokens": {"prefix": len(prefix), "own": own, "learned": len(row.targets)},
                 "trimmed": lesson.trimmed,
             }
         )
     return out
+
+
+def _learned(prepared: Prepared, lesson: Lesson) -> str:
+    """The answer's text; of slots, which have none, each field's placeholder with the code that is learned behind it, and its meaning."""
+    plan, decode, targets = prepared.answers, prepared.tokenizer.decode, lesson.row.targets
+    if not isinstance(plan, SlotPlan):
+        return str(decode(targets))
+    labelled = [place for place in plan.places if place.name in prepared.rows[lesson.row.id].labels]
+    shown = [
+        f"{decode([place.token])} -> {decode([code])} ({place.name}: {place.values[place.codes.tolist().index(code)]})"
+        for place, code in zip(labelled, targets.tolist(), strict=True)
+    ]
+    return ", ".join(shown)

@@ -40,10 +40,10 @@ def test_show_counts_tokens_and_marks_what_was_trimmed(fresh: Path) -> None:
     assert "its text lost the middle" in call("check", fresh, "--show", 1).out
 
 
-def test_show_works_for_slots_too(fresh: Path) -> None:
+def test_show_tells_what_the_codes_of_slots_mean(fresh: Path) -> None:
     called = call("check", fresh, "--show", 1, "--set", "answer=slots")
     assert called.code == 0
-    assert "learned" in called.out
+    assert "assistant\n[learned: A -> 0 (high: False)]" in called.out
 
 
 def test_every_problem_at_once_with_file_and_line(tmp_path: Path, checkpoint: Path) -> None:

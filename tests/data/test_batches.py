@@ -68,7 +68,7 @@ def test_rows_of_like_length_meet() -> None:
 
 
 def test_short_rows_do_not_always_come_first() -> None:
-    batches = epoch(rows_of(range(1, 257)), batch_size=4, accumulate=1, seed=0, number=0)
+    batches = epoch(rows_of(range(1, 4 * BUCKET + 1)), batch_size=4, accumulate=1, seed=0, number=0)
     longest = [max(len(row.row.tokens) for row in batch[0]) for batch in batches]
     assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
 
