@@ -50,7 +50,15 @@ def _student(setting: Setting, recipe: Recipe, run: Run, limit: int | None) -> t
     with setting.progress.step("tokenize") as step:
         prepared.read(base)
         step.advance(0, tokens=prepared.tokens)
-    facts = prepared.facts() | {"base": card, "backend": backend.machine().backend, "versions": versions(), "seed": recipe.train.seed}
+    machine = backend.machine()
+    computed = {"device": machine.device, "dtype": machine.compute_dtype, "blas": machine.blas}
+    facts = prepared.facts() | {
+        "base": card,
+        "backend": machine.backend,
+        "machine": computed,
+        "versions": versions(),
+        "seed": recipe.train.seed,
+    }
     if run.exists():
         run.require_same(recipe, facts)
     else:
