@@ -43,13 +43,15 @@ def build(
     splits: Mapping[str, int] | None = None,
     curve: Sequence[Mapping[str, Any]] = (),
     lineage: Mapping[str, Any] | None = None,
+    learned: int = 0,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """report.json. `rows` are those to be judged (as a rule the test's), each with both answers.
 
     `run` and `report` are paths, as they are to be shown; `baselines` answers by name and id; `rubric` gives a baseline's overall and tier;
     `curve` [{step, train_loss, valid_loss, learning_rate}]; `lineage` hashes, versions, seed, base, backend, times: any nested facts;
-    `notes` what a reader should know of how this came about. Raises RecipeError for a target that is no metric of this task.
+    `learned` how many of the rows may be among those that were learned from; `notes` what a reader should know of how this came about.
+    Raises RecipeError for a target that is no metric of this task.
     """
     judged = judge.judge(rows, fields, bootstrap=bootstrap, seed=seed, slices=slices)
     reached, verdict = judge.verdict(judged["metrics"], targets or {}, judge.metric_names(fields, tiers=tiers))
@@ -59,6 +61,7 @@ def build(
         "run": run,
         "report": report,
         "rows": len(rows),
+        "learned": learned,
         "splits": dict(splits or {}),
         "fields": {field: {"kind": spec.kind, "headline": headline(field, spec.kind), **_shape(spec)} for field, spec in fields.items()},
         "targets": reached,

@@ -82,10 +82,12 @@ def _agreement(document: Mapping[str, Any]) -> str:
     found = document["metrics"][main]
     value = f"{amount(main, found['value'])} (95 % interval {interval(main, found)}, n = {found['n']})"
     names = [name for name, field in document["fields"].items() if field["kind"] in ("choice", "flag")]
+    learned = document.get("learned", 0)
+    where = f"On rows of which {learned} have the id of one that it learned from" if learned else "On rows that it never learned from"
     if main == "accuracy" and names:
         over = f", averaged over {len(names)} fields" if len(names) > 1 else f" on {names[0]}"
-        return f"On rows that it never learned from, the student gives the judge's answer in {value}{over}."
-    return f"On rows that it never learned from: {lower(main)} {value}."
+        return f"{where}, the student gives the judge's answer in {value}{over}."
+    return f"{where}: {lower(main)} {value}."
 
 
 def _against(name: str, difference: Mapping[str, Any], fields: Mapping[str, Any]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class Judgement:
         if data is None and facts.get("data", {}).get("sha256") != loaded.sha256:
             hint = "bring back the rows that it was trained on, or judge it by these: --data FILE"
             raise DataError("the data changed since the run was begun", file=path, hint=hint)
-        self._notes = _known(rows, split["train"]) if data else []
+        self._learned = len(rows.keys() & set(split["train"])) if data else 0
         self._train = [rows[i] for i in split["train"] if i in rows] if data is None else []
         wanted = {"test": list(rows)} if data else {name: split[name] for name in ("valid", "test")}
         self._rows = [(rows[i], name) for name, ids in wanted.items() for i in ids if i in rows]
@@ -89,7 +89,7 @@ class Judgement:
         """Judge the test rows; write report.json and report.html; the document."""
         test = [row for row in self._judged if row.split == "test"]
         recipe, spec = self._recipe, self._recipe.evaluate
-        notes = [*self._notes]
+        notes = [_flattered(self._learned)] if self._learned else []
         compared = spec.baselines and bool(self._train)
         tested = [row for row, split in self._rows if split == "test"]
         answered = baselines(self._train, tested, recipe.task.fields, say=notes.append) if compared else None
@@ -111,6 +111,7 @@ class Judgement:
             splits=self._counts(),
             curve=list(self._curve()),
             lineage=self._lineage(),
+            learned=self._learned,
             notes=notes,
         )
         write_text(html, page.render(self._document))
@@ -174,10 +175,9 @@ def _slice(row: Example, column: str) -> str:
     return "" if value is ABSENT or value is None else str(value)
 
 
-def _known(rows: Container[str], trained: Sequence[str]) -> list[str]:
+def _flattered(number: int) -> str:
     """A remark where rows to judge by are among those that were learned."""
-    number = sum(name in rows for name in trained)
-    return [f"{number} of these rows have the id of a row that the student learned from: figures on them flatter it."] if number else []
+    return f"{number} of these rows have the id of a row that the student learned from: figures on them flatter it."
 
 
 def _line(judged: Judged, prediction: Prediction | BadRow) -> dict[str, Any]:

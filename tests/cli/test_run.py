@@ -212,6 +212,7 @@ def test_evaluate_on_other_rows_leaves_the_run_s_own_report_alone(done: Place) -
 def test_evaluate_says_where_rows_were_learned(done: Place) -> None:
     called = call("evaluate", done.run, "--data", done.folder / "rows.jsonl", "--json")
     assert "24 of these rows have the id of a row that the student learned from" in called.document["notes"][0]
+    assert "rows of which 24 have the id of one that it learned from" in called.document["summary"][1]
 
 
 def test_evaluate_reads_a_csv_with_the_delimiter_that_is_named(done: Place) -> None:
