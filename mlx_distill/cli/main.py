@@ -66,7 +66,7 @@ def main() -> None:
 
 def _run(*, as_json: bool) -> int:
     try:
-        return group.main(standalone_mode=False) or 0
+        return group.main(prog_name="mlx-distill", standalone_mode=False) or 0
     except DistillError as error:
         return render.failure(error, as_json=as_json)
     except click.ClickException as error:

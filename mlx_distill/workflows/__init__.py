@@ -125,7 +125,7 @@ def run(setting: Setting, recipe: Path, out: Path, sets: Sequence[str], *, limit
         _, facts = place.open()
         document = _reported(place, wanted)
         if document is not None:
-            setting.progress.say(f"evaluate: done already\n{document['report']}")
+            setting.progress.say("\n".join(["evaluate: done already", *document["summary"]]))
         else:
             document = _evaluate(setting, place, wanted, facts, None)
     setting.progress.say(f"next: open {document['report']}\n      mlx-distill infer {out} TEXTS.csv ANSWERS.jsonl")

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mlx_distill.cli.options import backend_option, json_option, setting
 from mlx_distill.cli.render import document
+from mlx_distill.recipe.schema import BaseSpec
+
+
+def _as_in_a_recipe(name: str) -> dict[str, Any]:
+    """Choices and default of an option, from the setting of the same name."""
+    item = next(item for item in dataclasses.fields(BaseSpec) if item.name == name)
+    default = None if item.default is None else str(item.default)
+    return {"type": click.Choice(item.metadata["choices"]), "default": default, "show_default": default is not None}
 
 
 @click.command()
 @click.argument("model")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--bits", type=click.Choice(["2", "3", "4", "5", "6", "8", "none"]), default="4", show_default=True, help="Bits a weight.")
-@click.option("--group-size", type=click.Choice(["32", "64", "128"]), default="64", show_default=True, help="Weights that share a scale.")
-@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of what is not quantized; default: the checkpoint's.")
+@click.option("--bits", **_as_in_a_recipe("bits"), help="Bits a weight.")
+@click.option("--group-size", **_as_in_a_recipe("group_size"), help="Weights that share a scale.")
+@click.option("--dtype", **_as_in_a_recipe("dtype"), help="Of what is not quantized; default: the checkpoint's.")
 @click.option("--revision", help="Commit, tag or branch of a hub id.")
 @backend_option
 @json_option
