@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +31,7 @@ _REASONS = {
     errno.EEXIST: ("a file stands where a folder is needed", "move that file, or write to another folder"),
     errno.ENOTEMPTY: ("the folder is not empty", "name a new folder, or remove this one"),
     errno.ENAMETOOLONG: ("the name is too long", "take a shorter one"),
+    errno.EFBIG: ("its disk, or `ulimit -f`, allows no file as large", "write to another disk, or raise the limit"),
     errno.ENOLCK: ("its disk has no file locks", "write to a local disk"),
     errno.ENOTSUP: ("its disk has no file locks", "write to a local disk"),
 }
@@ -82,6 +85,18 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """UTF-8. A lone surrogate, which UTF-8 lacks, is written as its escape (valid within JSON and YAML quotes)."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """As `atomic_file`, in pieces, whatever its size."""
+    with source.open("rb") as read, atomic_file(path) as file:
+        shutil.copyfileobj(read, file, 1 << 20)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, read in pieces. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, doc: Any) -> None:
@@ -160,6 +175,32 @@ def _locked(lock: Path, named: Path) -> BinaryIO:
                 file.flush()
                 return file
         file.close()  # its last holder unlinked it in between
+
+
+def remove_folder(path: Path) -> None:
+    """It is gone at once: what a kill leaves of it has no name any more, and is swept away like a write that was broken off."""
+    with writing(path):
+        hidden = path.rename(path.with_name(f"{_HIDDEN}{secrets.token_hex(6)}"))
+    _remove(hidden)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left in a folder, and in those within it, that nobody may ever write to again."""
+    for parent in {left.parent for left in folder.rglob(f"{_HIDDEN}*")}:
+        _sweep(parent)
+
+
+def append_line(file: FileIO, line: bytes) -> None:
+    """Write a line at the end of a file that is open for appending, or nothing of it where the disk is full."""
+    end = os.fstat(file.fileno()).st_size
+    rest = memoryview(line)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.truncate(end)
+        raise
 
 
 def drop_torn_line(path: Path) -> int:

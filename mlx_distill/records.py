@@ -69,6 +69,8 @@ class Taught:
     targets: Ids
     weight: NDArray[np.float32]
     allowed: Sequence[Ids] | None = None
+    field: Sequence[str | None] = ()
+    """The field whose value each target decides; None for text that is fixed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,6 +120,10 @@ class Step:
     row_losses: Mapping[str, LossSum]
     grad_norm: float
     applied: bool
+    computed: int = 0
+    """Tokens forwarded: each prefix once, each row with its padding."""
+    padded: int = 0
+    """Of them padding."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,9 @@ HEAVY = (
     "huggingface_hub",
     "llguidance",
     "peft",
+    "wandb",
+    "mlflow",
+    "tensorboard",
 )
 """Slow to import: inside functions only, outside the backends."""
 STAGES = ("convert", "training", "inference", "oracle", "evaluation", "bundle")

@@ -20,6 +20,8 @@ from mlx_distill.files import (
     drop_torn_line,
     exclusive,
     output_error,
+    remove_folder,
+    sweep,
     write_bytes,
     write_json,
     write_text,
@@ -232,6 +234,35 @@ def test_all_of_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path: Path, m
         (folder / "sub" / "a").write_text("written by whoever")
     assert missing == []
     assert tmp_path.stat().st_ino in synced, "the name itself"
+
+
+def test_a_folder_that_is_removed_is_gone_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "a").touch()
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_folder(tmp_path / "out")
+    (left,) = names(tmp_path)
+    assert left.startswith(".mlx-distill.")
+    sweep(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_what_killed_processes_left_is_swept_from_a_whole_tree_but_nothing_in_use(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / ".mlx-distill.left"):
+        folder.mkdir(exist_ok=True)
+        (folder / ".mlx-distill.x").touch()
+    with atomic_file(tmp_path / "a" / "text") as file:
+        (tmp_path / "a" / ".kept").touch()
+        sweep(tmp_path)
+        file.write(b"in use")
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["a", "a/.kept", "a/b", "a/text"]
+    assert (tmp_path / "a" / "text").read_bytes() == b"in use"
 
 
 def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -12,9 +13,17 @@ from typing import Any
 import pytest
 
 from mlx_distill import workflows
-from mlx_distill.errors import CheckpointError, DataError, OutputError
+from mlx_distill.backends.base import LoraShape
+from mlx_distill.data.batches import groups
+from mlx_distill.errors import CheckpointError, DataError, OutputError, RecipeError
+from mlx_distill.evaluation.metrics.ece import ece
 from mlx_distill.observe.progress import Progress
+from mlx_distill.recipe.check import require
+from mlx_distill.training.run import Run as RunFolder
 from mlx_distill.workflows import Document, Setting
+from mlx_distill.workflows.bases import base_of
+from mlx_distill.workflows.examination import Examination
+from mlx_distill.workflows.preparation import Prepared
 from tests.checkpoints import make_checkpoint
 from tests.students import read_lines, recipe, water, write_lines
 
@@ -217,3 +226,163 @@ def test_the_report_s_lineage_tells_what_it_was_made_of(finished: tuple[Path, Do
         assert len(lineage[name]) == 64
     assert lineage["base"]["family"] == "qwen2"
     assert json.loads((folder / "run" / "report.json").read_text(encoding="utf-8"))["lineage"] == lineage
+
+
+# what the training loop is handed: answers, and general data
+
+
+def told(run: Path, name: str) -> list[dict[str, Any]]:
+    return [event for event in read_lines(run / "events.jsonl") if event["name"] == name]
+
+
+FIELDS = {"high": {"type": "flag"}, "post": {"type": "score", "min": 0, "max": 9}}
+
+
+def posts() -> list[dict[str, Any]]:
+    return [{**row, "post": i % 10} for i, row in enumerate(water())]
+
+
+@pytest.mark.parametrize(("answer", "keep"), [("slots", "macro_f1.high"), ("json", "mae.post")])
+def test_the_adapter_is_kept_by_the_answers_that_it_gives_afterwards(run: Run, tmp_path: Path, answer: str, keep: str) -> None:
+    write_lines(tmp_path / "rows.jsonl", posts())
+    train = {"epochs": 2, "batch_size": 4, "accumulate": 1, "learning_rate": 0.03, "max_tokens": 256, "validate_every": 3, "keep": keep}
+    student, _ = run(task={"fields": FIELDS}, answer=answer, train=train)
+    validated = told(student, "validated")
+    figures = [event["metrics"][keep] for event in validated]
+    kept = max(figures) if keep == "macro_f1.high" else min(figures)
+    best = [event for event in validated if event["best"]][-1]
+    assert best["metrics"][keep] == kept and figures.index(kept) == validated.index(best), "the first of the best"
+    assert told(student, "trained")[-1]["kept"] == {"name": keep, "value": kept, "step": best["step"]}
+    valid = [line for line in read_lines(student / "predictions.jsonl") if line["split"] == "valid"]
+    again = [line["answer"]["high"] == line["reference"]["high"] for line in valid]
+    assert sum(again) / len(again) == best["metrics"]["accuracy.high"], "the engine, opened anew on the kept adapter"
+    errors = [abs(line["answer"]["post"] - line["reference"]["post"]) for line in valid]
+    assert sum(errors) / len(errors) == pytest.approx(best["metrics"]["mae.post"])
+    sure = ece([line["confidence"]["high"] for line in valid], again)
+    assert sure == pytest.approx(best["metrics"]["ece.high"], abs=1e-6), "and as sure of them"
+
+
+def test_an_examination_is_of_the_student_as_it_is_now(setting: Setting, checkpoint: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "rows.jsonl", posts())
+    path = recipe(tmp_path / "r.yaml", base={"model": str(checkpoint)}, task={"fields": FIELDS}, answer="slots", train={"keep": "accuracy"})
+    wanted, backend = require(setting.load(path, [])), setting.choose()
+    base, _ = base_of(setting, wanted, backend)
+    prepared = Prepared.of(wanted)
+    prepared.read(base)
+    student = backend.open(base)
+    student.prepare(LoraShape(4, 16, 0.0, ("q_proj", "v_proj")), optimizer="adamw", weight_decay=0.0, initial=None, seed=0)
+    exam = Examination(wanted, prepared, student, setting.progress)
+    before = exam.metrics()
+    batch = groups([prepared.lessons["train"].rows], prepared.prompt.prefix)
+    for step in range(4):
+        student.update(batch, learning_rate=0.05, clip_norm=None, step=step)
+    now = Examination(wanted, prepared, student, setting.progress).metrics()
+    assert exam.metrics() == now != before
+    assert exam.samples() == exam.samples() and not exam.lower_is_better
+
+
+def test_a_metric_that_no_validation_row_counts_for_is_refused_before_anything_is_trained(
+    setting: Setting, checkpoint: Path, tmp_path: Path
+) -> None:
+    write_lines(tmp_path / "rows.jsonl", [{**row, "post": None if i else 3} for i, row in enumerate(water())])
+    split = {"train": 0.6, "valid": 0.2, "test": 0.2, "seed": 1}
+    path = recipe(
+        tmp_path / "r.yaml", base={"model": str(checkpoint)}, task={"fields": FIELDS}, data={"split": split}, train={"keep": "mae.post"}
+    )
+    with pytest.raises(DataError, match=r"no validation row has what mae\.post is measured on"):
+        workflows.train(setting, path, tmp_path / "run", [], resume=False)
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_sample_answers_stand_beside_the_reference(checkpoint: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "rows.jsonl", [{**row, "post": None} if row["id"] == "w03" else row for row in posts()])
+    stream = io.StringIO()
+    setting = Setting(progress=Progress(stream=stream), cache=tmp_path / "cache")
+    path = recipe(tmp_path / "r.yaml", base={"model": str(checkpoint)}, task={"fields": FIELDS}, train={"sample_every": 5})
+    workflows.train(setting, path, tmp_path / "run", [], resume=False)
+    samples = told(tmp_path / "run", "samples")
+    assert [event["step"] for event in samples] == [5, 10]
+    ids = {tuple(row["id"] for row in event["rows"]) for event in samples}
+    valid = json.loads((tmp_path / "run" / "split.json").read_text())["valid"]
+    assert len(ids) == 1 and len(set(*ids)) == 3 and set(*ids) <= set(valid), "the same three validation rows"
+    references = {row["id"]: row for row in posts()}
+    said = stream.getvalue()
+    for event in samples:
+        assert f"step {event['step']}, answers to validation rows:" in said
+        for row in event["rows"]:
+            assert row["reference"] == {name: references[row["id"]][name] for name in row["reference"]}
+            for name, value in row["answer"].items():
+                theirs, ours = (json.dumps(side) for side in (row["reference"].get(name), value))
+                beside = "(no reference)" if name not in row["reference"] else "=" if ours == theirs else f"≠ {theirs}"
+                assert f"    {name}  {ours}  {beside}\n" in said
+            assert f"  {row['id']}  {references[row['id']]['text']}\n" in said
+
+
+def general() -> list[dict[str, Any]]:
+    return [{"instruction": f"Say {i}.", "input": "", "output": f"It is {i}, the number after {i - 1}."} for i in range(7)]
+
+
+@pytest.fixture
+def replaying(setting: Setting, checkpoint: Path, tmp_path: Path) -> Path:
+    """A recipe with general data."""
+    write_lines(tmp_path / "rows.jsonl", water())
+    write_lines(tmp_path / "general.jsonl", general())
+    data = {"replay": {"source": {"kind": "jsonl", "path": "general.jsonl"}, "share": 0.3}}
+    return recipe(
+        tmp_path / "recipe.yaml", base={"model": str(checkpoint)}, data=data, train={"epochs": 3, "checkpoint_every": 2}, answer="slots"
+    )
+
+
+def test_general_data_is_learned_beside_the_task_s_and_a_resume_goes_on_with_it(setting: Setting, replaying: Path, tmp_path: Path) -> None:
+    assert workflows.check(setting, [replaying], []) == {"problems": []}
+    whole = workflows.train(setting, replaying, tmp_path / "whole", [], resume=False)
+    steps = told(tmp_path / "whole", "step")
+    task = 3 * len(json.loads((tmp_path / "whole" / "split.json").read_text())["train"])
+    assert steps[-1]["rows"] == task + round(task * 0.3 / 0.7) and all("replay_loss" in step for step in steps)
+    assert steps[-1]["replay_loss"] < steps[0]["replay_loss"], "it is learned"
+    computed, padded = (sum(step[name] for step in steps) for name in ("computed", "padded"))
+    assert whole["padded_share"] == told(tmp_path / "whole", "trained")[-1]["padded_share"] == (padded / computed if computed else None)
+    parts = Path(shutil.copytree(tmp_path / "whole", tmp_path / "parts"))
+    last = sorted((parts / "checkpoints").iterdir())[-1]
+    shutil.rmtree(last)
+    again = workflows.train(setting, replaying, parts, [], resume=True)
+    assert (again["steps"], again["tokens"]) == (whole["steps"], whole["tokens"])
+    for file in ("adapter_model.safetensors", "optimizer.safetensors"):
+        assert (last / file).read_bytes() == (tmp_path / "whole" / "checkpoints" / last.name / file).read_bytes()
+
+
+def test_other_general_data_is_refused_on_a_resume(setting: Setting, replaying: Path, tmp_path: Path) -> None:
+    workflows.train(setting, replaying, tmp_path / "run", ["train.epochs=1"], resume=False)
+    lock = RunFolder(tmp_path / "run").open()[1]
+    assert lock["data"]["replay"]["rows"] == 7 and len(lock["data"]["replay"]["sha256"]) == 64
+    write_lines(tmp_path / "general.jsonl", [*general()[:-1], {**general()[-1], "output": "another"}])
+    with pytest.raises(DataError, match=r"the general data of data\.replay changed"):
+        workflows.train(setting, replaying, tmp_path / "run", ["train.epochs=1"], resume=True)
+    with pytest.raises(RecipeError, match=r"data\.replay"):
+        workflows.train(setting, replaying, tmp_path / "run", ["data.replay.share=0.4"], resume=True)
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "said"),
+    [
+        (['{"instruction": "a", "output": "b"}'], 1, "no column 'input'"),
+        (['{"instruction": "a", "input": "", "output": "b"}', "{"], 2, "not JSON"),
+        (['{"instruction": "a", "input": "", "output": "b"}', '{"instruction": "a", "input": "", "output": null}'], 2, "output is empty"),
+    ],
+)
+def test_what_is_wrong_with_general_data_is_checked_by_file_and_line(
+    setting: Setting, replaying: Path, tmp_path: Path, lines: list[str], line: int, said: str
+) -> None:
+    (tmp_path / "general.jsonl").write_text("\n".join(lines) + "\n")
+    (problem,) = workflows.check(setting, [replaying], [])["problems"]
+    assert (problem["file"], problem["line"], problem["path"]) == (str(tmp_path / "general.jsonl"), line, "data.replay.source")
+    assert said in problem["message"]
+
+
+def test_rare_labels_that_count_more_are_another_training(setting: Setting, replaying: Path, tmp_path: Path) -> None:
+    adapters = set()
+    for kind in ("none", "inverse"):
+        sets = [f"data.balance.kind={kind}", "data.replay=null", "train.epochs=1"]
+        workflows.train(setting, replaying, tmp_path / kind, sets, resume=False)
+        adapters.add((tmp_path / kind / "adapter" / "adapter_model.safetensors").read_bytes())
+    assert len(adapters) == 2

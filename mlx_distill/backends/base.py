@@ -21,12 +21,22 @@ Logs = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class LoraShape:
-    """Which projections get an adapter, and of what size. `alpha / rank` scales it."""
+    """Which projections get an adapter, of what size and kind."""
 
     rank: int
     alpha: float
     dropout: float
     targets: tuple[str, ...]
+    """The last parts of their names, such as q_proj."""
+    layers: int | None = None
+    """So many of the last layers; None: all."""
+    rslora: bool = False
+    dora: bool = False
+
+    @property
+    def scale(self) -> float:
+        """What multiplies B A: alpha / rank, or alpha / sqrt(rank) (Kalajdzievski, "A rank stabilization scaling factor", 2023)."""
+        return float(self.alpha / (self.rank**0.5 if self.rslora else self.rank))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +49,28 @@ class Machine:
     compute_dtype: str
     blas: str | None = None
     note: str | None = None
+    tile: int = 0
+    """Scores of attention that exist at once in training, float32 ..."""
+    logits: int = 0
+    """... and logits."""
+
+
+class Ranks(Protocol):
+    """The processes that train together, each with the same program and the same batches; 0 leads.
+
+    Each method is called by every rank, in the same order. Raises BackendError where another rank has ended.
+    """
+
+    rank: int
+    size: int
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on any rank."""
+        ...
+
+    def told(self, message: bytes | None) -> bytes:
+        """What rank 0 says: the others give None."""
+        ...
 
 
 class Session(Protocol):
@@ -89,12 +121,23 @@ class Student(Protocol):
     """Rows of the head, V."""
 
     def prepare(
-        self, lora: LoraShape, *, optimizer: str, weight_decay: float, initial: Mapping[str, NDArray[np.float32]] | None, seed: int
+        self,
+        lora: LoraShape | None,
+        *,
+        optimizer: str,
+        weight_decay: float,
+        initial: Mapping[str, NDArray[np.float32]] | None,
+        seed: int,
+        ranks: Ranks | None = None,
+        recompute: bool = False,
     ) -> int:
-        """Add a trainable adapter and its optimizer. The number of trainable parameters.
+        """Add a trainable adapter and its optimizer; `lora` None trains all weights of the base. The number of trainable parameters.
 
-        `initial` are weights under PEFT's names; None draws A from NumPy's generator seeded with `seed`, and B is 0. The same seed
-        draws the dropout, keyed by (seed, step, micro-batch).
+        `initial` are weights under PEFT's names (the checkpoint's, where all are trained). None draws A from NumPy's generator seeded
+        with `seed`, B is 0, and a magnitude is that of the base; all weights start as the base's. The same seed draws the dropout,
+        keyed by (seed, step, micro-batch). With `ranks`, `update` and `loss` share the rows among them, and all get what one alone
+        would. `recompute`: layers keep their inputs alone and are forwarded again in the backward pass. Raises BackendError where the
+        base cannot be trained so.
         """
         ...
 
@@ -127,12 +170,24 @@ class Student(Protocol):
         """Bytes, since the student was opened."""
         ...
 
+    def compilations(self) -> int:
+        """How often a step's graph was traced and compiled, since the student was opened."""
+        ...
+
 
 class Backend(Protocol):
     def machine(self) -> Machine: ...
 
     def open(self, base: Path, *, adapters: Mapping[str, Path] | None = None, memory_limit: int | None = None) -> Student:
         """A converted base, each adapter (PEFT's format) under a name. Raises CheckpointError, BackendError."""
+        ...
+
+    def weight_bytes(self, base: Path, *, memory_limit: int | None = None) -> int:
+        """What the base's weights will take in memory once it is opened."""
+        ...
+
+    def join(self, environment: Mapping[str, str]) -> Ranks | None:
+        """Meet the processes that a launcher started together with this one. None where there are none. Raises BackendError."""
         ...
 
     def quantize(self, shard: Mapping[str, RawTensor], *, bits: int | None, group_size: int, dtype: str | None) -> dict[str, RawTensor]:

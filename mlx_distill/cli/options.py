@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from mlx_distill import catalog
 
 if TYPE_CHECKING:
     from mlx_distill.workflows import Setting
@@ -34,12 +36,27 @@ def set_option(command: Command) -> Command:
     return click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help=text)(command)
 
 
-def setting(*, as_json: bool, backend: str = "auto") -> Setting:
+def report_option(command: Command) -> Command:
+    """For commands that train."""
+    text = "Tell a tracker every figure, through its own library (pip install 'mlx-distill[NAME]'); as often as needed."
+    choice = click.Choice(catalog.names("observe.trackers"))
+    return click.option("--report-to", "report_to", multiple=True, type=choice, metavar="NAME", help=f"{text} {'|'.join(choice.choices)}")(
+        command
+    )
+
+
+def setting(*, as_json: bool, backend: str = "auto", report_to: Sequence[str] = ()) -> Setting:
     """What a workflow needs of the command line and the environment."""
     from mlx_distill.observe.progress import Progress
     from mlx_distill.workflows import Setting
 
-    return Setting(progress=Progress(quiet=as_json), cache=cache_folder(), backend=backend, environment=dict(os.environ))
+    return Setting(
+        progress=Progress(quiet=as_json),
+        cache=cache_folder(),
+        backend=backend,
+        environment=dict(os.environ),
+        report_to=tuple(dict.fromkeys(report_to)),
+    )
 
 
 def cache_folder() -> Path:

@@ -24,7 +24,9 @@ from mlx_distill.task.fields import ABSENT, follow, labels
 from mlx_distill.task.prompt import fill
 
 SHOWN = 10
-"""Bad rows listed in an error."""
+"""Reasons listed of bad rows."""
+FIRST = 3
+"""Lines named of those with one reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def collect(task: TaskSpec, source: SourceSpec, path: Path, *, missing: Sequence
     if not good and not bad:
         raise DataError("there are no rows in it", file=path, hint="a header alone, or an empty folder?")
     if len(bad) > max_bad_share * (len(good) + len(bad)):
-        raise _too_many(bad, len(good) + len(bad), max_bad_share, path)
+        raise too_many(bad, len(good) + len(bad), max_bad_share, path)
     if not any(row.labels for row in good):
         raise DataError(
             f"no row has a label for {', '.join(task.fields)}",
@@ -103,15 +105,37 @@ def collect(task: TaskSpec, source: SourceSpec, path: Path, *, missing: Sequence
     return Examples(good, bad, digest.hexdigest())
 
 
-def _too_many(bad: Sequence[BadRow], total: int, most: float, path: Path) -> DataError:
-    listed = "".join(f"\n  {row.file or path}:{row.line or '?'}: {row.reason}" for row in bad[:SHOWN])
-    more = f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+def too_many(bad: Sequence[BadRow], total: int, most: float, path: Path) -> DataError:
+    """The error that lists bad rows, the first of them."""
+    shown = "".join(f"\n  {line}" for line in listed(bad, path))
     return DataError(
-        f"{len(bad)} of {total} rows are bad, more than data.max_bad_share ({most:.1%}) allows:{listed}{more}",
+        f"{len(bad)} of {total} rows are bad, more than data.max_bad_share ({most:.1%}) allows:{shown}",
         file=bad[0].file or path,
         line=bad[0].line,
         hint="mend them, or raise data.max_bad_share to go on without them",
     )
+
+
+def listed(bad: Sequence[BadRow], path: Path) -> list[str]:
+    """Bad rows in lines, those with one reason in one: where the first stands, the reason, and how many there are.
+
+    >>> listed([BadRow("no text", 3), BadRow("not JSON", 4), *(BadRow("no text", line) for line in (5, 7, 8))], Path("a.csv"))
+    ['a.csv:3: no text (4 rows: lines 3, 5, 7 and 1 more)', 'a.csv:4: not JSON']
+    """
+    alike: dict[tuple[str, str], list[BadRow]] = {}
+    for row in bad:
+        alike.setdefault((row.file or str(path), row.reason), []).append(row)
+    lines = [f"{file}:{rows[0].line or '?'}: {reason}{_how_many(rows)}" for (file, reason), rows in alike.items()]
+    rest = sum(len(rows) for rows in list(alike.values())[SHOWN:])
+    return lines[:SHOWN] + ([f"and {rest} more"] if rest else [])
+
+
+def _how_many(rows: Sequence[BadRow]) -> str:
+    if len(rows) == 1:
+        return ""
+    known = [str(row.line) for row in rows[:FIRST] if row.line is not None]
+    more = f" and {len(rows) - len(known)} more" if len(rows) > len(known) else ""
+    return f" ({len(rows)} rows{': lines ' + ', '.join(known) + more if known else ''})"
 
 
 def divide(task: TaskSpec, spec: SplitSpec, rows: Sequence[Example], path: Path) -> dict[str, list[str]]:

@@ -6,11 +6,12 @@ It joins `task.prompt` and a plan of answers; it knows nothing of models, batche
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
+from mlx_distill.data.balance import Balance
 from mlx_distill.errors import CheckpointError
 from mlx_distill.records import BadRow, Example, Ids, Taught, TokenRow, Value
 from mlx_distill.task.prompt import Prompt
@@ -40,10 +41,10 @@ class Lessons:
     rows: list[Lesson]
     rejected: list[BadRow]
     unlabelled: int
-    """Rows without a label in the first field: they teach nothing."""
+    """Rows that teach nothing: without a label in the first field (slots: in any), or in fields alone that count nothing in the loss."""
 
 
-def lessons(examples: Iterable[Example], prompt: Prompt, plan: Plan, max_tokens: int) -> Lessons:
+def lessons(examples: Iterable[Example], prompt: Prompt, plan: Plan, max_tokens: int, balance: Balance | None = None) -> Lessons:
     """Every example that teaches something. One whose answer leaves no room for any of its text is rejected, by id."""
     rows: list[Lesson] = []
     rejected: list[BadRow] = []
@@ -54,7 +55,7 @@ def lessons(examples: Iterable[Example], prompt: Prompt, plan: Plan, max_tokens:
         except CheckpointError as error:  # an open field's label that the tokenizer has no tokens for
             rejected.append(BadRow(error.message, example.line, example.id))
             continue
-        if taught is None:
+        if taught is None or not taught.weight.any():
             unlabelled += 1
             continue
         room = max_tokens - len(taught.inputs) - 1
@@ -63,7 +64,8 @@ def lessons(examples: Iterable[Example], prompt: Prompt, plan: Plan, max_tokens:
             need = len(ids) + len(taught.inputs) + 1
             rejected.append(BadRow(f"prompt and answer need {need} tokens, train.max_tokens is {max_tokens}", example.line, example.id))
             continue
-        rows.append(_lesson(example.id, ids, taught, prompt.prefix, trimmed))
+        weight = taught.weight if balance is None else taught.weight * balance.weights(example.labels, taught.field)
+        rows.append(_lesson(example.id, ids, replace(taught, weight=weight), prompt.prefix, trimmed))
     return Lessons(rows, rejected, unlabelled)
 
 

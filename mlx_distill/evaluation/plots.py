@@ -5,7 +5,8 @@ Each takes plain figures and gives one `<svg>`. It knows nothing of metrics or r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mlx_distill.evaluation.markup import esc
@@ -80,33 +81,105 @@ def reliability(bins: Sequence[tuple[float, float, int]], alt: str) -> str:
     return svg(size, top + side + 24, alt, parts, "square")
 
 
-def curves(series: Sequence[tuple[str, str, Sequence[tuple[float, float]]]], alt: str) -> str:
-    """(name, class, [(step, value)]) as lines over one pair of axes that fit them."""
-    width, height, left, bottom, top = 720, 260, 58, 34, 14
-    points = [point for _, _, line in series for point in line]
-    first, last = min(x for x, _ in points), max(x for x, _ in points)
-    low, high = min(y for _, y in points), max(y for _, y in points)
-    low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+@dataclass(frozen=True, slots=True)
+class Line:
+    """(x, y) points of one curve; `kind` is its class in the style sheet. One that `fits` has all its points within the axes."""
 
-    def at(step: float, value: float) -> tuple[float, float]:
-        across = (step - first) / (last - first) if last > first else 0.5
-        return left + across * (width - left - 16), top + (high - value) / (high - low) * (height - top - bottom)
+    kind: str
+    points: Sequence[tuple[float, float]]
+    dots: bool = False
+    fits: bool = True
 
-    parts = []
-    for i in range(5):
-        value = low + (high - low) * i / 4
-        y = at(first, value)[1]
-        parts.append(f'<line x1="{left}" x2="{width - 16}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end" class="tick">{value:.2f}</text>')
-    for i in range(5 if last > first else 1):
-        step = first + (last - first) * i / 4
-        parts.append(f'<text x="{at(step, low)[0]:.1f}" y="{height - 8}" text-anchor="middle" class="tick">{step:.0f}</text>')
-    for _, kind, line in series:
-        places = [at(*point) for point in line]
-        parts.append(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}" class="curve {kind}"/>')
-        if kind == "main" or len(places) < 3:
-            parts.extend(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" class="dot {kind}"/>' for x, y in places)
-    return svg(width, height, alt, parts, "wide")
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened at a step: a line upwards, a cross at the foot, or a ring around (x, y)."""
+
+    kind: str
+    x: float
+    words: str
+    y: float | None = None
+
+
+def curves(lines: Sequence[Line], alt: str, *, marks: Sequence[Mark] = (), height: float = 260, low: float | None = None) -> str:
+    """Lines over one pair of axes, x in whole numbers. What does not fit above (of a line that need not) is drawn along the upper edge."""
+    axes = _Axes.around(
+        [point for line in lines if line.fits for point in line.points], [p for line in lines for p in line.points], height, low
+    )
+    parts = [*axes.drawn()]
+    for mark in marks:
+        if mark.y is None:
+            parts.append(_marked(mark, axes))
+    for line in lines:
+        places = [axes.at(*point) for point in line.points]
+        parts.append(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}" class="curve {line.kind}"/>')
+        if line.dots or len(places) < 3:
+            parts.extend(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" class="dot {line.kind}"/>' for x, y in places)
+    parts.extend(_marked(mark, axes) for mark in marks if mark.y is not None)
+    return svg(axes.width, height, alt, parts, "wide")
+
+
+def _marked(mark: Mark, axes: _Axes) -> str:
+    x, y = axes.at(mark.x, axes.low if mark.y is None else mark.y)
+    title = f"<title>{esc(mark.words)}</title>"
+    if mark.y is not None:
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" class="ring {mark.kind}">{title}</circle>'
+    if mark.kind == "skipped":
+        return f'<path d="M{x - 4:.1f},{y - 9:.1f}l8,8m0,-8l-8,8" class="mark skipped">{title}</path>'
+    return f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{axes.top}" y2="{y:.1f}" class="mark {mark.kind}">{title}</line>'
+
+
+@dataclass(frozen=True, slots=True)
+class _Axes:
+    first: float
+    last: float
+    low: float
+    high: float
+    height: float
+    width: float = 720
+    left: float = 68
+    right: float = 22
+    top: float = 14
+    bottom: float = 34
+
+    @classmethod
+    def around(
+        cls, fitted: Sequence[tuple[float, float]], points: Sequence[tuple[float, float]], height: float, low: float | None
+    ) -> _Axes:
+        """Every point across; upwards those that must fit, with room for them to be seen, from `low` where that is given."""
+        first, last = min(x for x, _ in points), max(x for x, _ in points)
+        bottom, top = min(y for _, y in fitted) if low is None else low, max(y for _, y in fitted)
+        room = 0.08 * (top - bottom) or 0.5
+        return cls(first, last, bottom - room if low is None else low, top + room, height)
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        across = (x - self.first) / (self.last - self.first) if self.last > self.first else 0.5
+        up = (min(max(y, self.low), self.high) - self.low) / (self.high - self.low)
+        return self.left + across * (self.width - self.left - self.right), self.height - self.bottom - up * (
+            self.height - self.top - self.bottom
+        )
+
+    def drawn(self) -> Iterator[str]:
+        for value in ticks(self.low, self.high, max(2, round(self.height / 60))):
+            y = self.at(self.first, value)[1]
+            yield f'<line x1="{self.left}" x2="{self.width - self.right}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
+            yield f'<text x="{self.left - 6}" y="{y + 4:.1f}" text-anchor="end" class="tick">{value:g}</text>'
+        for step in ticks(self.first, self.last, 5) if self.last > self.first else [self.first]:
+            if step == round(step):
+                x = self.at(step, self.low)[0]
+                yield f'<text x="{x:.1f}" y="{self.height - 8}" text-anchor="middle" class="tick">{step:g}</text>'
+
+
+def ticks(low: float, high: float, about: int) -> list[float]:
+    """Round numbers within low to high, about so many, for an axis.
+
+    >>> ticks(0.93, 2.4, 4), ticks(0, 0.003, 2), ticks(1, 76, 5)
+    ([1.0, 1.5, 2.0], [0.0, 0.002], [20.0, 40.0, 60.0])
+    """
+    raw = (high - low) / about
+    size = 10.0 ** math.floor(math.log10(raw))
+    step = min((size * nice for nice in (1, 2, 5, 10)), key=lambda given: abs(math.log(given / raw)))
+    return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def svg(width: float, height: float, alt: str, parts: Sequence[str], kind: str = "") -> str:

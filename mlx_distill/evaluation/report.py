@@ -42,6 +42,7 @@ def build(
     tiers: bool = True,
     splits: Mapping[str, int] | None = None,
     curve: Sequence[Mapping[str, Any]] = (),
+    training: Mapping[str, Any] | None = None,
     lineage: Mapping[str, Any] | None = None,
     learned: int = 0,
     notes: Sequence[str] = (),
@@ -49,7 +50,7 @@ def build(
     """report.json. `rows` are those to be judged (as a rule the test's), each with both answers.
 
     `run` and `report` are paths, as they are to be shown; `baselines` answers by name and id; `rubric` gives a baseline's overall and tier;
-    `curve` [{step, train_loss, valid_loss, learning_rate}]; `lineage` hashes, versions, seed, base, backend, times: any nested facts;
+    `curve` and `training` as `curves` makes them of the events; `lineage` hashes, versions, seed, base, backend, times: any nested facts;
     `learned` how many of the rows may be among those that were learned from; `notes` what a reader should know of how this came about.
     Raises RecipeError for a target that is no metric of this task.
     """
@@ -71,6 +72,7 @@ def build(
         "baselines": _baselines(rows, fields, baselines or {}, rubric, bootstrap, seed),
         "disagreements": disagreements(rows, fields),
         "curve": [dict(point) for point in curve],
+        "training": dict(training or {}),
         "lineage": dict(lineage or {}),
         "notes": list(notes),
     }

@@ -54,6 +54,10 @@ class Engine:
             out |= {number: self._prediction(rows[number]) for number in batch}
         yield from (out[number] for number in range(len(examples)))
 
+    def forget(self) -> None:
+        """Drop what was computed with the student's weights: of one that goes on learning it would be another's."""
+        self._sessions.clear()
+
     def _row(self, example: Example) -> Row | BadRow:
         room = self._max_tokens - self._plan.room
         ids, trimmed = self._prompt.ids(example.text, max(1, room))

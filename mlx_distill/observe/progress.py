@@ -9,6 +9,7 @@ Each step ends with how long it took. It knows nothing of what the steps do, and
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,9 @@ from typing import Any, TextIO
 SECONDS_BETWEEN_LINES = 5.0
 SHARE_BETWEEN_LINES = 0.1
 LONGEST_SILENCE = 60.0
+SECONDS_BETWEEN_DRAWINGS = 0.1
+LINE = 110
+"""Columns of a line of words where nobody says how wide it may be."""
 
 
 def duration(seconds: float) -> str:
@@ -39,11 +43,29 @@ class Progress:
         self._stream = stream if stream is not None else sys.stderr
         self._bars: Any = None
         self._open = 0
+        self._drawn = -SECONDS_BETWEEN_DRAWINGS
+
+    @functools.cached_property
+    def is_terminal(self) -> bool:
+        """Is there a terminal that can move its cursor, and somebody to look at it?"""
+        if self._quiet or not self._stream.isatty():
+            return False
+        from rich.console import Console
+
+        return not Console(file=self._stream).is_dumb_terminal
+
+    @property
+    def width(self) -> int:
+        """Columns that a line of words may take."""
+        return self._bars.console.width if self._bars is not None else LINE
 
     def say(self, text: str) -> None:
         """One line of its own, above the bars where there are any."""
-        if self._quiet:
-            return
+        if not self._quiet:
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """As `say`, and said even when quiet: something that was asked for will not be."""
         if self._bars is not None:
             self._bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -61,35 +83,76 @@ class Progress:
         finally:
             self._end(step, done)
 
+    @contextlib.contextmanager
+    def showing(self, view: Any) -> Iterator[None]:
+        """On a terminal, draw `view` (what rich can draw) above the bars, again and again. Elsewhere nothing is drawn."""
+        self._open_screen()
+        if self._bars is not None:
+            self._bars.views.append(view)
+        try:
+            yield
+        finally:
+            if self._bars is not None:
+                self._bars.views.remove(view)
+            self._close_screen()
+
+    def refresh(self) -> None:
+        """What is shown has changed. It is drawn a few times a second at most."""
+        if self._bars is not None and self._clock() - self._drawn >= SECONDS_BETWEEN_DRAWINGS:
+            self._drawn = self._clock()
+            self._bars.refresh()
+
     def _begin(self, step: Step) -> None:
         if self._quiet:
             return
-        if self._stream.isatty():
-            self._bars = self._bars or _bars(self._stream)
+        self._open_screen()
+        if self._bars is not None:
             step.task = self._bars.add_task(step.title, total=step.total, figures="")
         else:
             self.say(f"{step.title} ...")
-        self._open += 1
 
     def _end(self, step: Step, done: bool) -> None:
         if self._quiet:
             return
-        self._open -= 1
         if self._bars is not None:
             self._bars.remove_task(step.task)
-            if not self._open:
-                self._bars.stop()
-                self._bars = None
+        self._close_screen()
         how = "done in" if done else "stopped after"
         self.say(", ".join([f"{step.title}: {how} {duration(self._clock() - step.began)}", *step.figures()]))
+
+    def _open_screen(self) -> None:
+        self._open += 1
+        if self.is_terminal and self._bars is None:
+            self._bars = _bars(self._stream)
+
+    def _close_screen(self) -> None:
+        self._open -= 1
+        if self._bars is not None and not self._open:
+            self._bars.stop()
+            self._bars = None
 
     def _show(self, step: Step) -> None:
         if self._quiet:
             return
         if self._bars is not None:
             self._bars.update(step.task, completed=step.count, figures=", ".join(step.figures(counted=False)))
-        elif step.due(self._clock()):
+        elif step._pace.due(self._clock(), step.count, step.total):
             self.say(", ".join([f"{step.title}: {step.counted()}", *step.figures(counted=False)]))
+
+
+class Pace:
+    """When a line is due: every 5 s at most; where there is a total, every 10 % or every minute."""
+
+    def __init__(self, now: float) -> None:
+        self._last_time, self._last_count = now, 0
+
+    def due(self, now: float, count: int, total: int | None) -> bool:
+        silent = now - self._last_time
+        far = total is None or count - self._last_count >= SHARE_BETWEEN_LINES * total
+        if silent < SECONDS_BETWEEN_LINES or not (far or silent >= LONGEST_SILENCE):
+            return False
+        self._last_time, self._last_count = now, count
+        return True
 
 
 class Step:
@@ -98,9 +161,9 @@ class Step:
     def __init__(self, progress: Progress, title: str, total: int | None, unit: str) -> None:
         self.title, self.total, self.unit = title, total, unit
         self.count = 0
-        self.began = self._last_time = progress._clock()
+        self.began = progress._clock()
         self.task: Any = None
-        self._last_count = 0
+        self._pace = Pace(self.began)
         self._figures: dict[str, Any] = {}
         self._progress = progress
 
@@ -109,15 +172,6 @@ class Step:
         self.count += n
         self._figures.update(figures)
         self._progress._show(self)
-
-    def due(self, now: float) -> bool:
-        """Is it time for a line? Every 5 s at most; where there is a total, every 10 % or every minute."""
-        silent = now - self._last_time
-        far = self.total is None or self.count - self._last_count >= SHARE_BETWEEN_LINES * self.total
-        if silent < SECONDS_BETWEEN_LINES or not (far or silent >= LONGEST_SILENCE):
-            return False
-        self._last_time, self._last_count = now, self.count
-        return True
 
     def counted(self) -> str:
         of = f"{self.count:,} of {self.total:,}" if self.total is not None else f"{self.count:,}"
@@ -137,12 +191,22 @@ def _figure(value: Any) -> str:
 
 
 def _bars(stream: TextIO) -> Any:
-    """Rich's bars, started. Standard output is left alone: what is printed there is the program's result."""
+    """Rich's bars, below the `views`, started. Standard output is left alone: what is printed there is the program's result."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    bars = Bars(
+    class Screen(Bars):
+        def __init__(self, *columns: Any, **settings: Any) -> None:
+            self.views: list[Any] = []
+            super().__init__(*columns, **settings)
+
+        def get_renderables(self) -> Iterator[Any]:
+            yield from self.views
+            if self.tasks:
+                yield self.make_tasks_table(self.tasks)
+
+    screen = Screen(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
@@ -152,6 +216,7 @@ def _bars(stream: TextIO) -> Any:
         console=Console(file=stream),
         transient=True,
         redirect_stdout=False,
+        refresh_per_second=4,
     )
-    bars.start()
-    return bars
+    screen.start()
+    return screen

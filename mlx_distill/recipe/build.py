@@ -60,7 +60,7 @@ class Builder:
         here, node = join(path, key), section.value.get(key)
         hint, optional = unwrap(hint)
         if node is not None and node.value is None:
-            if optional:
+            if optional and (node.text or not is_dataclass(hint)):  # a section that is left empty is its defaults
                 return None
             if node.text and "none" in (item.metadata["later"] or ()):
                 return self._wrong(node, here, f"{node.text} is not supported yet", "leave it out")
@@ -68,7 +68,7 @@ class Builder:
                 node = None  # an empty value, or a null that takes back what an extended recipe says
         if node is None:
             return self._default(item, section, here)
-        value = self._value(hint, node, here)
+        value = (node.text,) if node.text in item.metadata["words"] else self._value(hint, node, here)
         if value is not BROKEN:
             value = self._within(item, value, node, here)
         if value is not BROKEN:

@@ -16,7 +16,7 @@ from mlx_distill.recipe.layers import neighbour
 from mlx_distill.recipe.load import Loaded, local
 from mlx_distill.recipe.problem import Problem as Problem
 from mlx_distill.recipe.problem import as_error
-from mlx_distill.recipe.schema import BaseSpec, DataSpec, FieldSpec, Recipe, SourceSpec, TaskSpec, TrainSpec
+from mlx_distill.recipe.schema import BalanceSpec, BaseSpec, DataSpec, FieldSpec, Recipe, ReplaySpec, SourceSpec, TaskSpec, TrainSpec
 
 Found = Iterator[tuple[str, str, str | None]]
 """Dotted path, message, hint."""
@@ -80,8 +80,17 @@ def _across(loaded: Loaded) -> Found:
             yield from _source(path, section)
     if isinstance(base, BaseSpec):
         yield from _base(base)
+    if isinstance(base, BaseSpec) and loaded.recipe is not None and loaded.recipe.lora is None and base.bits is not None:
+        yield "lora", f"all weights are to be trained, and a base of {base.bits} bits holds none that can be", "say base.bits: none"
     if isinstance(train, TrainSpec):
         yield from _train(train)
+    if isinstance(task, TaskSpec) and isinstance(train, TrainSpec):
+        yield from _kept(task, train)
+    if isinstance(task, TaskSpec) and isinstance(data, DataSpec):
+        yield from _balanced(task, data.balance)
+    for path, section in loaded.sections.items():
+        if isinstance(section, ReplaySpec):
+            yield from (found for name in ("input", "output") for found in _template(f"{path}.{name}", getattr(section, name)))
     if isinstance(data, DataSpec):
         yield from _shares(data, train, bool(targets))
 
@@ -98,9 +107,7 @@ def _slots(task: TaskSpec) -> Found:
 
 
 def _task(task: TaskSpec) -> Found:
-    braces = _COLUMN.sub("", task.input.replace("{{", "").replace("}}", ""))
-    if "{" in braces or "}" in braces:
-        yield "task.input", "a brace that is no {column}", "write {{ or }} for a brace"
+    yield from _template("task.input", task.input)
     first: dict[float, str] = {}
     for name, threshold in task.tiers.items():
         if first.setdefault(threshold, name) != name:
@@ -111,6 +118,12 @@ def _task(task: TaskSpec) -> Found:
                 yield f"task.caps.{i}.when.{key}", message, hint
         if not cap.when:
             yield f"task.caps.{i}.when", "a cap needs a condition", "when: {relevant: false}"
+
+
+def _template(path: str, text: str) -> Found:
+    braces = _COLUMN.sub("", text.replace("{{", "").replace("}}", ""))
+    if "{" in braces or "}" in braces:
+        yield path, "a brace that is no {column}", "write {{ or }} for a brace"
 
 
 def _condition(condition: Any, field: FieldSpec | None) -> Iterator[tuple[str, str | None]]:
@@ -206,9 +219,32 @@ def _train(train: TrainSpec) -> Found:
         yield "train.schedule.cycles", f"a {train.schedule.kind} schedule does not start anew", "kind: cosine, or leave cycles out"
 
 
+def _kept(task: TaskSpec, train: TrainSpec) -> Found:
+    """A metric to keep the best adapter by is measured on answers: the loss is not, and has a name of its own."""
+    legal = [name for name in metric_names(task) if name not in ("nll", "perplexity")]
+    if train.keep in ("nll", "perplexity"):
+        yield "train.keep", f"{train.keep} is not measured on answers", "keep: valid_loss is the loss on the validation rows"
+    elif train.keep != "valid_loss" and train.keep not in legal:
+        yield "train.keep", f"this task has no metric {train.keep}", _metric_hint(train.keep, ["valid_loss", *legal], task)
+
+
+def _balanced(task: TaskSpec, balance: BalanceSpec) -> Found:
+    for i, name in enumerate(balance.fields or ()):
+        if name not in task.fields:
+            yield f"data.balance.fields.{i}", f"the task has no field {name!r}", nearest(name, list(task.fields))
+        elif task.fields[name].kind in ("text", "list"):
+            yield f"data.balance.fields.{i}", f"a {task.fields[name].kind} has no labels to count", "balance choices, flags or scores"
+    if balance.kind == "none" and balance.fields is not None:
+        yield "data.balance.fields", "nothing is balanced: the kind is none", "kind: sqrt"
+
+
 def _shares(data: DataSpec, train: object, targets: bool) -> Found:
     if data.split.valid == 0 and isinstance(train, TrainSpec) and train.early_stopping is not None:
         yield "train.early_stopping", "there are no validation rows to stop by", "give data.split.valid a share"
+    if data.split.valid == 0 and isinstance(train, TrainSpec) and train.keep != "valid_loss":
+        yield "train.keep", f"there are no validation rows to measure {train.keep} on", "give data.split.valid a share"
+    if data.split.valid == 0 and isinstance(train, TrainSpec) and train.sample_every is not None:
+        yield "train.sample_every", "there are no validation rows to answer", "give data.split.valid a share"
     if data.split.test == 0 and targets:
         yield "targets", "there are no test rows to judge by", "give data.split.test a share"
 

@@ -70,7 +70,8 @@ def _value(item: Field[Any], hint: Any) -> str:
         if rules[limit] is not None
     ]
     unit = f" ({rules['unit']})" if rules["unit"] else ""
-    return _type(hint) + unit + (", " + " and ".join(limits) if limits else "")
+    words = "".join(f", or `{word}`" for word in rules["words"])
+    return _type(hint) + unit + (", " + " and ".join(limits) if limits else "") + words
 
 
 def _type(hint: Any) -> str:
@@ -100,6 +101,8 @@ def _default(item: Field[Any]) -> str:
         return ", ".join(f"`{value}`" for value in default) or "none"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
+    if isinstance(default, str):
+        default = default.replace("\n", "\\n")  # a cell is one line
     return f"`{default}`" if default != "" else "empty"
 
 

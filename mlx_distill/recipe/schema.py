@@ -7,11 +7,14 @@ It knows nothing of YAML, files, machines or models.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import Any, ClassVar, Literal
 
 Problem = tuple[str, str, str | None]
+ALL_LINEAR = ("all-linear",)
+"""`lora.targets`: every projection of the base's family."""
 
 
 def setting(
@@ -24,14 +27,19 @@ def setting(
     above: float | None = None,
     choices: tuple[str, ...] | None = None,
     later: tuple[str, ...] | None = None,
+    words: tuple[str, ...] = (),
     key: str | None = None,
 ) -> Any:
     """A dataclass field with all that is known of it.
 
     `low` and `high` are inclusive limits, `above` an exclusive one. `later`: legal values that do not work yet ("*": any value but the
-    default); `check` refuses them as "not supported yet". `key`: its name in YAML, where Python reserves it.
+    default); `check` refuses them as "not supported yet". `words`: what may stand for a whole list, read as the list of that word alone.
+    `key`: its name in YAML, where Python reserves it.
     """
-    metadata = {"meaning": meaning, "unit": unit, "low": low, "high": high, "above": above, "choices": choices, "later": later, "key": key}
+    metadata = {
+        "meaning": meaning, "unit": unit, "low": low, "high": high, "above": above, "choices": choices, "later": later, "words": words,
+        "key": key,
+    }  # fmt: skip
     if isinstance(default, (dict, list)) or (callable(default) and not isinstance(default, str)):
         factory = default if callable(default) else lambda: type(default)(default)
         return field(default_factory=factory, metadata=metadata)
@@ -117,6 +125,8 @@ class TaskSpec:
         for thing in ("tiers", "caps"):
             if getattr(self, thing) and not weights:
                 yield thing, f"{thing} need an overall, and no field has a weight", "give the scores weights that sum to 1"
+        if self.fields and all(spec.loss == 0 for spec in self.fields.values()):
+            yield "fields", "every field has `loss: 0`: nothing would be learned", "leave `loss` out where a field is to be learned"
         for name, spec in self.fields.items():
             if spec.gate is not None and not weights:
                 yield f"fields.{name}.gate", "a gate caps the overall, and no field has a weight", None
@@ -164,8 +174,40 @@ class SplitSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaySpec:
-    source: SourceSpec = setting(meaning="general data")
-    share: float = setting(0.2, "share of each effective batch", above=0, high=0.9)
+    """General data beside the task's, so that the student forgets less of what its base could do.
+
+    To the task's rows of each step come general ones, so that of all rows `share` are general: 16 and 4 for 0.2. Over the run the share is
+    exact to a row, steps whose own would be no whole number take turns. A general row counts in the loss as much as a task's row, however
+    long its output: the weights of its tokens are scaled by one factor, the task's mean weight a row / the general data's mean tokens a
+    row. So `share` is the share of rows and of the loss; of the tokens it is whatever the lengths make it. Every general row is learned
+    once before any is learned twice. One that is longer than train.max_tokens is left out.
+    """
+
+    source: SourceSpec = setting(meaning="general data: any rows with something to read and something to say")
+    input: str = setting("{instruction}\n\n{input}", "template of what is read, as a user's turn; an empty column leaves nothing behind")
+    output: str = setting("{output}", "template of what is learned, over the whole vocabulary")
+    share: float = setting(0.2, "share of the rows of each step, and of the loss", above=0, high=0.9)
+
+    def problems(self) -> Iterator[Problem]:
+        for name in ("input", "output"):
+            if "{" not in getattr(self, name).replace("{{", ""):
+                yield name, "the template names no column", f'{name}: "{{{name}}}"'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalanceSpec:
+    """How much rows of rare labels count in the loss of a field, in training and in validation.
+
+    A label that n of the training rows have, where the field's most common one has N, is worth min((N / n) ^ p, most), with p 1/2 for sqrt
+    and 1 for inverse; divided by the mean over the training rows that have a label, so that the field's mean weight is 1 and the learning
+    rate means what it meant. The loss of every token of the value is multiplied by it. A score's label is its nearest step.
+    """
+
+    kind: str = setting(
+        "none", "none: every row counts the same; inverse: every label does; sqrt: between them", choices=("none", "sqrt", "inverse")
+    )
+    fields: tuple[str, ...] | None = setting(None, "fields that are balanced (default: every choice and flag)")
+    most: float = setting(10.0, "how many times as much as the most common label the rarest may count", low=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +216,8 @@ class DataSpec:
     split: SplitSpec = setting(SplitSpec, "who trains, who validates, who tests")
     missing: tuple[str, ...] = setting((), "values that are no labels (an empty one never is)")
     max_bad_share: float = setting(0.01, "more bad rows than this, and the run stops with their list", low=0, high=1)
-    replay: ReplaySpec | None = setting(None, "general data against forgetting", later=("*",))
+    replay: ReplaySpec | None = setting(None, "general data against forgetting")
+    balance: BalanceSpec = setting(BalanceSpec, "what rare labels count")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,12 +237,30 @@ class LoraSpec:
     alpha: float = setting(32.0, "the adapter is scaled by alpha / rank", above=0)
     dropout: float = setting(0.0, "share of the adapter's inputs that are dropped", low=0, high=0.9)
     targets: tuple[str, ...] = setting(
-        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), "projections that are adapted, by the family's names"
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        "projections that are adapted, by the family's names; `all-linear`: every one that it has",
+        words=ALL_LINEAR,
     )
+    layers: str = setting("all", "which layers are adapted: `all`, or `last N`, those nearest to the answer")
+    rslora: bool = setting(False, "scale by alpha / sqrt(rank) instead: for ranks of 64 and more")
+    dora: bool = setting(False, "learn each output's magnitude beside the direction: a little better at low ranks, and slower")
+
+    LAST: ClassVar[re.Pattern[str]] = re.compile(r"last ([1-9][0-9]*)")
+
+    @property
+    def last(self) -> int | None:
+        """So many of the last layers; None: all."""
+        found = self.LAST.fullmatch(self.layers)
+        return int(found[1]) if found else None
 
     def problems(self) -> Iterator[Problem]:
         if not self.targets:
             yield "targets", "an adapter needs at least one projection", "targets: [q_proj, v_proj]"
+        if len(self.targets) > 1 and set(ALL_LINEAR) & set(self.targets):
+            yield "targets", "all-linear stands for every projection, and others stand beside it", "targets: all-linear"
+        if self.layers != "all" and self.last is None:
+            number = self.layers if self.layers.isdecimal() and int(self.layers) else 16
+            yield "layers", f"must be all, or last N; got {self.layers!r}", f"layers: last {number}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +276,7 @@ class ScheduleSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoppingSpec:
     patience: int = setting(3, "validations without an improvement before it stops", low=1)
-    min_delta: float = setting(0.0, "an improvement is at least this, in nats a token", low=0)
+    min_delta: float = setting(0.0, "an improvement is at least this: nats a token, or the unit of the metric that train.keep names", low=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,13 +290,32 @@ class TrainSpec:
     max_tokens: int = setting(2048, "longest row, prompt and answer; a longer text loses its middle", unit="tokens", low=16)
     seed: int = setting(0, "draws the adapter's start, the batches and the dropout", low=0)
     optimizer: str = setting(
-        "adamw", "what turns gradients into steps", choices=("adamw", "adafactor", "lion"), later=("adafactor", "lion")
+        "adamw",
+        "what turns gradients into steps; adafactor: hardly any memory of its own, for `lora: none`; lion: half of adamw's, and wants a "
+        "learning rate of a fifth to a tenth of adamw's",
+        choices=("adamw", "adafactor", "lion"),
     )
-    weight_decay: float = setting(0.0, "AdamW's, decoupled", low=0)
+    weight_decay: float = setting(0.0, "a step takes learning_rate * weight_decay, a share, off each trained weight", low=0)
     clip_norm: float | None = setting(1.0, "longest gradient; `none`: as long as it is", above=0)
     validate_every: int | None = setting(None, "steps between validations (default: once an epoch)", unit="steps", low=1)
     checkpoint_every: int | None = setting(None, "steps between checkpoints (default: at every validation)", unit="steps", low=1)
-    keep: str = setting("valid_loss", "the adapter that is kept is the best by this", choices=("valid_loss",))
+    keep: str = setting(
+        "valid_loss",
+        "the adapter that is kept is the best by this, and early stopping judges it: valid_loss, or a metric of the task such as "
+        "tier_agreement or macro_f1.FIELD, measured on the student's answers to the validation rows",
+    )
+    sample_every: int | None = setting(
+        None, "steps between sample answers: three validation rows beside the reference (default: none)", unit="steps", low=1
+    )
+    max_skipped: int = setting(
+        3, "steps in a row whose loss or gradient was not finite (none of them is applied), and the run stops", unit="steps", low=1
+    )
+    checkpoint_activations: str = setting(
+        "auto",
+        "layers keep their inputs alone and are forwarded again in the backward pass: a fraction of the memory, a third more time; auto: "
+        "where memory asks for it",
+        choices=("auto", "always", "never"),
+    )
     memory_limit: float | None = setting(None, "what the backend may use (default: what the machine lends)", unit="GiB", above=0)
 
 
@@ -252,7 +332,7 @@ class Recipe:
     task: TaskSpec = setting(meaning="what to ask, and what an answer looks like")
     data: DataSpec = setting(meaning="labelled texts, and who sees which")
     base: BaseSpec = setting(meaning="the checkpoint that is taught")
-    lora: LoraSpec = setting(LoraSpec, "the adapter; `none`: all weights are trained", later=("none",))
+    lora: LoraSpec | None = setting(LoraSpec, "the adapter; `none`: all weights are trained, of an unquantized base")
     train: TrainSpec = setting(TrainSpec, "the training")
     answer: str = setting(
         "json", "json: written field after field; slots: every value read at once (closed fields only)", choices=("json", "slots")

@@ -10,10 +10,9 @@ It knows fields and a tokenizer; nothing of prompts, models or batches.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 
@@ -21,8 +20,7 @@ from mlx_distill.errors import CheckpointError
 from mlx_distill.recipe.schema import FieldSpec
 from mlx_distill.records import Taught, Value
 from mlx_distill.task.fields import ITEM_CHARS, ITEMS, TEXT_CHARS, closed_values, json_text, nearest_value, schema
-
-Tokens = tuple[int, ...]
+from mlx_distill.task.spelling import Tokens, spelled, spells
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +102,7 @@ class AnswerPlan:
             read=np.arange(len(target.tokens), dtype=np.int32),
             targets=np.array(target.tokens, np.int32),
             weight=np.array([self.weight(field) for field in target.field], np.float32),
+            field=target.field,
         )
 
     def weight(self, field: str | None) -> float:
@@ -125,23 +124,8 @@ class AnswerPlan:
         return "".join(fixed + self._inner(spec, json_text(spec, values[name])) for fixed, (name, spec) in pieces) + close
 
     def encode(self, text: str) -> Tokens:
-        """Tokens that spell a text in the middle of another.
-
-        Some tokenizers put a space before whatever they are given; behind a letter of its own they do not.
-        """
-        for anchor in ("", "\n", ":", "x", "."):
-            head, whole = self._ids(anchor), self._ids(anchor + text)
-            if whole[: len(head)] == head and self._spells((*self._ids("\n:"), *whole[len(head) :]), "\n:" + text):
-                return whole[len(head) :]
-        raise CheckpointError(f"the tokenizer cannot spell {text!r}", hint="it does not keep texts as they are; choose another base")
-
-    def _ids(self, text: str) -> Tokens:
-        return tuple(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]) if text else ()
-
-    def _spells(self, tokens: Sequence[int], text: str) -> bool:
-        """Letters and accents may be composed on the way (NFC, as Qwen's tokenizer does): that is the same text."""
-        decoded: str = self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return normalize("NFC", decoded.lstrip(" ")) == normalize("NFC", text)
+        """Tokens that spell a text in the middle of another. Raises CheckpointError."""
+        return spelled(self._tokenizer, text)
 
     def _fixed_texts(self) -> list[str]:
         """The text before each value, and the text after the last. A choice's quotes belong to them."""
@@ -164,20 +148,20 @@ class AnswerPlan:
         values = closed_values(spec)
         if values is None:
             return Slot(name, spec, before)
-        spelled = [self.encode(self._inner(spec, json_text(spec, value))) for value in values]
-        begins = [any(other != tokens and other[: len(tokens)] == tokens for other in spelled) for tokens in spelled]
-        marked = [(*tokens, after[0]) if more else tokens for tokens, more in zip(spelled, begins, strict=True)]
+        each = [self.encode(self._inner(spec, json_text(spec, value))) for value in values]
+        begins = [any(other != tokens and other[: len(tokens)] == tokens for other in each) for tokens in each]
+        marked = [(*tokens, after[0]) if more else tokens for tokens, more in zip(each, begins, strict=True)]
         if len(set(marked)) < len(marked):
             raise CheckpointError(f"the tokenizer spells two values of {name} alike", hint="rename one of its choices")
-        return Slot(name, spec, before, tuple(values), tuple(marked), tuple(map(len, spelled)))
+        return Slot(name, spec, before, tuple(values), tuple(marked), tuple(map(len, each)))
 
     def _prove(self) -> None:
         """Each closed value, between its fixed texts, must read as the JSON that it stands for."""
         for slot, text in zip(self.slots, self._fixed_texts(), strict=False):
             for value, tokens, own in zip(slot.values, slot.tokens, slot.own, strict=True):
-                spelled = text + self._inner(slot.spec, json_text(slot.spec, value))
-                if not self._spells((*slot.before, *tokens[:own]), spelled):
-                    raise CheckpointError(f"the tokenizer does not spell {spelled!r} as it is cut", hint="choose another base")
+                whole = text + self._inner(slot.spec, json_text(slot.spec, value))
+                if not spells(self._tokenizer, (*slot.before, *tokens[:own]), whole):
+                    raise CheckpointError(f"the tokenizer does not spell {whole!r} as it is cut", hint="choose another base")
 
 
 def most_chars(spec: FieldSpec) -> int:

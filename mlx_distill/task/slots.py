@@ -61,6 +61,7 @@ class SlotPlan:
             targets=np.array(codes, np.int32),
             weight=np.array([place.spec.loss for _, place in known], np.float32),
             allowed=[place.codes for _, place in known],
+            field=[place.name for _, place in known],
         )
 
     @staticmethod

@@ -1,7 +1,7 @@
 """The training loop: batches in, steps and validations out, the best adapter kept, a position that survives.
 
-It knows no tensors (the student has them), no files but checkpoints and the adapter, no recipe but `train`. Everything random follows
-from (seed, step), so a run that stopped goes on exactly where it was.
+It knows no tensors (the student has them), no task (an `Exam` has it), no files but checkpoints and the adapter, no recipe but `train`.
+Everything random follows from (seed, step), so a run that stopped goes on exactly where it was.
 """
 
 from __future__ import annotations
@@ -11,29 +11,31 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlx_distill.backends.base import Student
-from mlx_distill.data.batches import MicroBatch, by_length, epoch, groups, steps_per_epoch
+from mlx_distill.data.mix import Batch, Mix
+from mlx_distill.data.replay import Replay
 from mlx_distill.data.tokens import Lesson
 from mlx_distill.errors import DataError
 from mlx_distill.observe.events import Events
 from mlx_distill.observe.progress import Step as Bar
 from mlx_distill.recipe.schema import TrainSpec
-from mlx_distill.records import Ids, LossSum
+from mlx_distill.records import Ids, LossSum, Step
 from mlx_distill.training import checkpoint
 from mlx_distill.training.checkpoint import Position
 from mlx_distill.training.schedule import learning_rate
 from mlx_distill.training.stopping import Stopping
-
-MAX_SKIPPED = 3
-"""Steps in a row whose loss or gradient was not finite, before the run stops."""
-TOKENS_AT_ONCE = 16384
-"""Padded tokens of one forward in validation."""
+from mlx_distill.training.validation import LOSS, Exam, Validation
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """`stopped`: done, early or interrupted. `valid_loss` is the kept adapter's; None without validation rows."""
+    """`stopped`: done, early or interrupted. `train_loss` is of the task's rows since the validation before the last.
+
+    `valid_loss` is the kept adapter's, and `kept` its {name, value, step} by `train.keep`; both None without validation rows.
+    `padded_share`: of the tokens computed.
+    """
 
     steps: int
     epochs: float
@@ -41,38 +43,57 @@ class Trained:
     valid_loss: float | None
     tokens: int
     seconds: float
+    padded_share: float | None
+    kept: dict[str, Any] | None
     stopped: str
 
 
 class Training:
+    """`replay`: general rows to learn beside the task's. `exam`: where `train` asks for answers, somebody who asks for them."""
+
     def __init__(
-        self, student: Student, train: Sequence[Lesson], valid: Sequence[Lesson], prefix: Ids, spec: TrainSpec, run: Path, events: Events
+        self,
+        student: Student,
+        train: Sequence[Lesson],
+        valid: Sequence[Lesson],
+        prefix: Ids,
+        spec: TrainSpec,
+        run: Path,
+        events: Events,
+        *,
+        replay: Replay | None = None,
+        exam: Exam | None = None,
     ):
         if not train:
             raise DataError(
                 "no row is left to train on", hint="are labels missing in the first field, or all rows longer than train.max_tokens?"
             )
-        self._student, self._train, self._valid, self._prefix = student, train, valid, prefix
-        self._spec, self._run, self._events = spec, run, events
-        self._per_epoch = steps_per_epoch(len(train), spec.batch_size, spec.accumulate)
-        self.steps = self._per_epoch * spec.epochs
-        self._validate_every = spec.validate_every or self._per_epoch
+        self._student, self._spec, self._run, self._events, self._exam = student, spec, run, events, exam
+        self._mix = Mix(train, prefix, batch_size=spec.batch_size, accumulate=spec.accumulate, seed=spec.seed, replay=replay)
+        self._validation = Validation(student, valid, prefix, keep=spec.keep, exam=exam) if valid or spec.keep != LOSS else None
+        self.steps = self._mix.per_epoch * spec.epochs
+        self._validate_every = spec.validate_every or self._mix.per_epoch
         self._checkpoint_every = spec.checkpoint_every or self._validate_every
-        self._epoch: tuple[int, list[list[MicroBatch]]] = (-1, [])
         self.position = Position()
         self._stopping = Stopping()
+        self.damaged: list[str] = []
+        """Checkpoints that `resume` passed over, and why."""
 
     def resume(self) -> bool:
-        """Go on from the last checkpoint. False where there is none."""
-        path = checkpoint.latest(self._folder)
-        if path is None:
+        """Go on from the last checkpoint that is whole. False where there is none."""
+        found = checkpoint.resume(self._folder, self._student)
+        self._events.rewind(found.position.step if found else 0)
+        if found is None:
             return False
-        self.position = checkpoint.load(path, self._student)
+        self.position = found.position
         self._stopping = Stopping.of(self.position.stopping)
+        checkpoint.restore(self._folder, self._stopping.step, self._run / "adapter")
+        checkpoint.prune(self._folder, {self.position.step, self._stopping.step})
+        self.damaged = found.damaged
         if self.position.step < self.steps and not (self.position.finished == "early" and self._stopping.over(self._spec.early_stopping)):
             self.position.finished = None  # more epochs, or more patience, than it was finished with
         if self.position.finished is None:
-            self._events.emit("resumed", step=self.position.step)
+            self._events.emit("resumed", step=self.position.step, damaged=found.damaged)
         return True
 
     def run(self, bar: Bar, stop: Callable[[], bool]) -> Trained:
@@ -97,86 +118,118 @@ class Training:
 
     def _step(self, bar: Bar) -> None:
         position, spec = self.position, self._spec
-        batch = self._batch(position.step)
+        batch = self._mix.batch(position.step)
         rate = learning_rate(spec.schedule, spec.learning_rate, position.step, self.steps)
-        step = self._student.update(groups(batch, self._prefix), learning_rate=rate, clip_norm=spec.clip_norm, step=position.step)
-        position.step += 1
-        position.tokens += sum(len(lesson.row.targets) for micro in batch for lesson in micro)
+        started = time.monotonic()
+        step = self._student.update(batch.groups, learning_rate=rate, clip_norm=spec.clip_norm, step=position.step)
+        self._count(batch, step)
         if step.applied:
-            position.skipped = 0
-            position.nats, position.weight = position.nats + step.loss.nats, position.weight + step.loss.tokens
-            figures = {"loss": step.loss.mean, "learning_rate": rate, "grad_norm": step.grad_norm}
-            self._events.emit("step", step=position.step, tokens=position.tokens, **figures)
+            self._tell(batch, step, rate, time.monotonic() - started)
             bar.advance(1, loss=step.loss.mean, learning_rate=rate)
         else:
             self._skip(batch)
             bar.advance(1)
+        if self._exam is not None and spec.sample_every and position.step % spec.sample_every == 0:
+            self._events.emit("samples", step=position.step, rows=self._exam.samples())
         last = position.step == self.steps
         if last or position.step % self._validate_every == 0:
             self._validate(last)
-        if position.finished or position.step % self._checkpoint_every == 0:
+        best = self._stopping.step == position.step  # always kept, so that a resume can give back the adapter that was best
+        if position.finished or best or position.step % self._checkpoint_every == 0:
             self._save()
 
-    def _batch(self, step: int) -> list[MicroBatch]:
-        number, within = divmod(step, self._per_epoch)
-        if self._epoch[0] != number:
-            spec = self._spec
-            batches = epoch(self._train, batch_size=spec.batch_size, accumulate=spec.accumulate, seed=spec.seed, number=number)
-            self._epoch = (number, batches)
-        return self._epoch[1][within]
+    def _count(self, batch: Batch, step: Step) -> None:
+        position = self.position
+        position.step += 1
+        position.tokens += batch.learned
+        position.rows += len(batch.rows)
+        position.computed += step.computed
+        position.padded += step.padded
 
-    def _skip(self, batch: Sequence[MicroBatch]) -> None:
+    def _tell(self, batch: Batch, step: Step, rate: float, seconds: float) -> None:
+        """Of a step that was applied. The training loss is that of the task's rows, as the validation's is."""
+        position = self.position
+        general = sum((loss for name, loss in step.row_losses.items() if name in batch.replayed), LossSum())
+        position.skipped = 0
+        position.nats += step.loss.nats - general.nats
+        position.weight += step.loss.tokens - general.tokens
+        self._events.emit(
+            "step",
+            step=position.step,
+            steps=self.steps,
+            epoch=self._epochs(),
+            loss=step.loss.mean,
+            learning_rate=rate,
+            grad_norm=step.grad_norm,
+            tokens=position.tokens,
+            rows=position.rows,
+            seconds=seconds,
+            memory=self._student.peak_memory(),
+            computed=step.computed,
+            padded=step.padded,
+            compilations=self._student.compilations(),
+            **({"replay_loss": general.mean} if batch.replayed else {}),
+        )
+
+    def _skip(self, batch: Batch) -> None:
         """The backend has not applied a step that is not finite; say which rows it was, and stop when it keeps happening."""
-        rows = [lesson.row.id for micro in batch for lesson in micro]
+        rows, most = [row.id for row in batch.rows], self._spec.max_skipped
         self.position.skipped += 1
         self._events.emit("skipped", step=self.position.step, rows=rows)
-        if self.position.skipped >= MAX_SKIPPED:
+        if self.position.skipped >= most:
             raise DataError(
-                f"{MAX_SKIPPED} steps in a row had a loss or gradient that is not finite; the last at step {self.position.step}, "
+                f"{most} steps in a row had a loss or gradient that is not finite; the last at step {self.position.step}, "
                 f"rows {', '.join(rows)}",
                 file=self._run,
                 hint="lower train.learning_rate; the adapter and the checkpoints before it are whole",
             )
 
     def _validate(self, last: bool) -> None:
-        position, spec = self.position, self._spec
-        if self._valid:
-            loss = self._validation_loss()
-            position.last_valid = loss.mean if math.isfinite(loss.mean) else None
-            best = self._stopping.judge(loss.mean, position.step, spec.early_stopping)
-        else:
-            best = True
+        position, spec, started = self.position, self._spec, time.monotonic()
+        found = self._validation.measure() if self._validation else None
+        best = found is None or self._stopping.judge(found.figure, position.step, spec.early_stopping)
         if best:
             self._student.save_adapter(self._run / "adapter")
+            position.kept_loss = found.loss if found else None
         position.last_train = position.nats / position.weight if position.weight else position.last_train
         position.nats = position.weight = 0.0
         position.stopping = self._stopping.state()
-        self._events.emit("validated", step=position.step, train_loss=position.last_train, valid_loss=position.last_valid, best=best)
+        self._events.emit(
+            "validated",
+            step=position.step,
+            train_loss=position.last_train,
+            valid_loss=found.loss if found else None,
+            best=best,
+            seconds=time.monotonic() - started,
+            **({"metrics": found.metrics} if found and found.metrics else {}),
+        )
         if self._stopping.over(spec.early_stopping) and not last:
             position.finished = "early"
         elif last:
             position.finished = "done"
 
-    def _validation_loss(self) -> LossSum:
-        total = LossSum()
-        for batch in by_length(self._valid, TOKENS_AT_ONCE):
-            total = sum(self._student.loss(groups([batch], self._prefix)).values(), total)
-        return total
-
     def _save(self) -> None:
+        self._events.sync()
         path = checkpoint.save(self._folder, self._student, self.position)
         checkpoint.prune(self._folder, {self.position.step, self._stopping.step})
         self._events.emit("checkpoint", step=self.position.step, path=path.name)
 
+    def _epochs(self) -> float:
+        return round(self.position.step / self._mix.per_epoch, 4)
+
     def _trained(self, stopped: str) -> Trained:
-        position = self.position
-        best = self._stopping.best
+        position, best = self.position, self._stopping
+        kept = None
+        if self._validation is not None and math.isfinite(best.best):
+            kept = {"name": self._spec.keep, "value": self._validation.turned(best.best), "step": best.step}
         return Trained(
             steps=position.step,
-            epochs=round(position.step / self._per_epoch, 4),
+            epochs=self._epochs(),
             train_loss=position.last_train,
-            valid_loss=best if math.isfinite(best) else None,
+            valid_loss=position.kept_loss,
             tokens=position.tokens,
             seconds=position.seconds,
+            padded_share=position.padded / position.computed if position.computed else None,
+            kept=kept,
             stopped=stopped,
         )

@@ -7,20 +7,28 @@ It knows the folder; it computes nothing.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_distill.backends import full, lora
 from mlx_distill.errors import DataError, OutputError, RecipeError
-from mlx_distill.files import write_json
+from mlx_distill.files import sha256, sweep, write_json
 from mlx_distill.recipe.lock import differences, read_lock, write_lock
 from mlx_distill.recipe.schema import Recipe
 
-MAY_CHANGE = ("train.epochs", "train.early_stopping", "train.memory_limit", "train.keep", "targets", "evaluate", "name")
-"""What a resumed run may ask for anew: nothing that has been computed depends on it."""
+MAY_CHANGE = (
+    "train.epochs", "train.early_stopping", "train.checkpoint_every", "train.sample_every", "train.max_skipped",
+    "train.memory_limit", "train.checkpoint_activations", "targets", "evaluate", "name",
+)  # fmt: skip
+"""What a resumed run may ask for anew: nothing that has been computed depends on it.
+
+`train.keep` is not among them: the best so far is a number in its measure, and would be compared with numbers in another.
+"""
+PLACES = ("data.source.path", "data.replay.source.path", "base.model", "base.revision")
+"""Where things lie may change too: that they are the same things is told by their hashes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,11 @@ class Run:
         if differences(locked, recipe):
             write_lock(self.lock, recipe, facts=facts)
 
+    def sweep(self) -> None:
+        """Remove what a killed process had begun to write. Only who holds the folder may do it."""
+        if self.path.is_dir():
+            sweep(self.path)
+
     def split(self) -> dict[str, list[str]]:
         try:
             split: dict[str, list[str]] = json.loads((self.path / "split.json").read_text(encoding="utf-8"))
@@ -91,7 +104,7 @@ class Run:
     def require_same(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
         """Raises RecipeError, with what changed, where this run was begun with another recipe, and DataError with other data or base."""
         locked, before = self.open()
-        if changed := [change for change in differences(locked, recipe) if not change.startswith(MAY_CHANGE)]:
+        if changed := [change for change in differences(locked, recipe) if not _may_change(change)]:
             listed = "".join(f"\n  {change}" for change in changed)
             raise RecipeError(
                 f"the run was begun with another recipe:{listed}", file=self.lock, hint="undo the change, or begin a new run: --out"
@@ -102,6 +115,10 @@ class Run:
             if old.get(key) != new.get(key):
                 hint = f"bring back what it was begun with ({thing} {str(old.get(key))[:12]}), or begin a new run: --out"
                 raise DataError(f"the {thing} changed since the run was begun", file=self.lock, hint=hint)
+        old, new = (known.get("data", {}).get("replay", {}).get("sha256") for known in (before, facts))
+        if old != new:
+            hint = f"bring back what it was begun with (data {str(old)[:12]}), or begin a new run: --out"
+            raise DataError("the general data of data.replay changed since the run was begun", file=self.lock, hint=hint)
         old, new = (known.get("data", {}).get("limit") for known in (before, facts))
         if old != new:
             was, now = (f"with --limit {limit}" if limit else "without --limit" for limit in (old, new))
@@ -109,9 +126,17 @@ class Run:
             raise RecipeError(f"the run was begun {was}, and this is {now}", file=self.lock, hint=hint)
 
     def adapter_hash(self) -> str | None:
-        """SHA-256 of the kept adapter's weights; None before the first validation."""
-        path = self.adapter / "adapter_model.safetensors"
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+        """SHA-256 of the kept adapter's weights (without LoRA, of all weights); None before a validation has saved both of its files."""
+        for kind in (lora, full):
+            if (self.adapter / kind.CONFIG).is_file() and (self.adapter / kind.WEIGHTS).is_file():
+                return sha256(self.adapter / kind.WEIGHTS)
+        return None
+
+
+def _may_change(change: str) -> bool:
+    """`change` as `differences` says it: `train.early_stopping.patience: 3 -> 5`."""
+    key = change.partition(":")[0]
+    return key.startswith(tuple(f"{name}." for name in MAY_CHANGE)) or key in MAY_CHANGE + PLACES
 
 
 OURS = {"split.json", "adapter", "checkpoints", "events.jsonl", "predictions.jsonl", "report.json", "report.html"}

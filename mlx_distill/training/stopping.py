@@ -12,7 +12,8 @@ from mlx_distill.recipe.schema import StoppingSpec
 
 @dataclass(slots=True)
 class Stopping:
-    """`best` in nats a token, reached at `step`; `waited`: validations since the last improvement of at least `min_delta`."""
+    """Of what `train.keep` names, turned so that lower is better. `best` was reached at `step`; `waited`: validations since the last
+    improvement of at least `min_delta`."""
 
     best: float = math.inf
     step: int = -1
@@ -20,13 +21,13 @@ class Stopping:
     bar: float = math.inf
     """What counts as an improvement is measured from here, so that many tiny ones do not keep a run alive."""
 
-    def judge(self, loss: float, step: int, spec: StoppingSpec | None) -> bool:
-        """Take down a validation. True where it is the best so far."""
-        improved = loss < self.bar - (spec.min_delta if spec else 0.0)
+    def judge(self, figure: float, step: int, spec: StoppingSpec | None) -> bool:
+        """Take down a validation. True where it is the best so far; NaN never is."""
+        improved = figure < self.bar - (spec.min_delta if spec else 0.0)
         self.waited = 0 if improved else self.waited + 1
-        self.bar = loss if improved else self.bar
-        if loss < self.best:
-            self.best, self.step = loss, step
+        self.bar = figure if improved else self.bar
+        if figure < self.best:
+            self.best, self.step = figure, step
             return True
         return False
 

@@ -23,6 +23,7 @@ from mlx_distill.workflows.learning import learn
 from mlx_distill.workflows.setting import Document as Document
 from mlx_distill.workflows.setting import Setting as Setting
 from mlx_distill.workflows.setting import in_bytes, peak_memory
+from mlx_distill.workflows.together import Together
 
 # check
 
@@ -68,13 +69,23 @@ def train(setting: Setting, recipe: Path, out: Path, sets: Sequence[str], *, res
     """Its `stopped` may be interrupted: then everything is saved, and `resume` goes on."""
     from mlx_distill.files import exclusive
 
-    wanted = require(setting.load(recipe, sets))
-    run = Run(out)
-    run.refuse_foreign()
-    if run.exists() and not resume:
-        raise OutputError("there is a run already", file=out, hint="--resume goes on with it; or name another --out")
-    with exclusive(out):
-        return learn(setting, wanted, run, limit)
+    with Together(setting.join()) as together:
+        if not together.leads:
+            return _follow(setting, recipe, sets, limit, together)
+        wanted = require(setting.load(recipe, sets))
+        run = Run(out)
+        run.refuse_foreign()
+        if run.exists() and not resume:
+            raise OutputError("there is a run already", file=out, hint="--resume goes on with it; or name another --out")
+        with exclusive(out):
+            return learn(setting, wanted, run, limit, together)
+
+
+def _follow(setting: Setting, recipe: Path, sets: Sequence[str], limit: int | None, together: Together, *, more: bool = False) -> Document:
+    """The leader's training, on a copy of its run that nobody keeps."""
+    with together.copy() as path:
+        quiet = dataclasses.replace(setting, report_to=())
+        return learn(quiet, require(setting.load(recipe, sets)), Run(path), limit, together, more=more)
 
 
 # evaluate
@@ -113,23 +124,32 @@ def run(setting: Setting, recipe: Path, out: Path, sets: Sequence[str], *, limit
     """The main job: train (going on where it was), evaluate, report. What is done already is not done again."""
     from mlx_distill.files import exclusive
 
-    wanted = require(setting.load(recipe, sets))
-    if not wanted.data.split.test:
-        raise DataError("the main job needs rows to judge by: data.split.test is 0", file=recipe, hint="test: 0.1; or use `train` alone")
-    place = Run(out)
-    place.refuse_foreign()
-    with exclusive(out):
-        trained = learn(setting, wanted, place, limit)
-        if trained["stopped"] == "interrupted":
-            raise Interrupted(f"stopped after step {trained['steps']}; it is saved", hint="the same command goes on")
-        _, facts = place.open()
-        document = _reported(place, wanted)
-        if document is not None:
-            setting.progress.say("\n".join(["evaluate: done already", *document["summary"]]))
-        else:
-            document = _evaluate(setting, place, wanted, facts, None)
+    with Together(setting.join()) as together:
+        if not together.leads:  # the leader judges, alone
+            return {**_done(_follow(setting, recipe, sets, limit, together, more=True)), "report": None, "verdict": "none"}
+        wanted = require(setting.load(recipe, sets))
+        if not wanted.data.split.test:
+            hint = "test: 0.1; or use `train` alone"
+            raise DataError("the main job needs rows to judge by: data.split.test is 0", file=recipe, hint=hint)
+        place = Run(out)
+        place.refuse_foreign()
+        with exclusive(out):
+            _done(learn(setting, wanted, place, limit, together, more=True))
+            _, facts = place.open()
+            document = _reported(place, wanted)
+            if document is not None:
+                setting.progress.say("\n".join(["evaluate: done already", *document["summary"]]))
+            else:
+                document = _evaluate(setting, place, wanted, facts, None)
     setting.progress.say(f"next: open {document['report']}\n      mlx-distill infer {out} TEXTS.csv ANSWERS.jsonl")
     return document
+
+
+def _done(trained: Document) -> Document:
+    """Raises Interrupted where the training was."""
+    if trained["stopped"] == "interrupted":
+        raise Interrupted(f"stopped after step {trained['steps']}; it is saved", hint="the same command goes on")
+    return trained
 
 
 def _reported(run: Run, recipe: Recipe) -> Document | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from mlx_distill.catalog import nearest
 from mlx_distill.errors import DistillError
-from mlx_distill.models.checkpoint import open_checkpoint
+from mlx_distill.models.checkpoint import Checkpoint, open_checkpoint
 from mlx_distill.models.hub import locate
 from mlx_distill.recipe.load import Loaded
 from mlx_distill.recipe.problem import Problem
-from mlx_distill.recipe.schema import Recipe
+from mlx_distill.recipe.schema import ALL_LINEAR, LoraSpec, Recipe
 from mlx_distill.workflows.preparation import Prepared, example_rows
 from mlx_distill.workflows.setting import Document
 
@@ -23,16 +25,30 @@ def fit(loaded: Loaded, recipe: Recipe, show: int) -> tuple[list[Document], list
     except DistillError as error:
         problems.append(_as_problem(loaded, "data.source", error))
     try:
+        if prepared is not None:
+            prepared.recall()
+    except DistillError as error:
+        problems.append(_as_problem(loaded, "data.replay.source", error))
+    try:
         source = locate(recipe.base.model, recipe.base.revision)
-        known = list(open_checkpoint(source).family.PROJECTIONS)
-        for name in (name for name in recipe.lora.targets if name not in known):
-            problems.append(loaded.problem("lora.targets", f"this base has no projection {name!r}", nearest(name, known)))
+        problems.extend(loaded.problem(*found) for found in _lora(recipe.lora, open_checkpoint(source)))
         if prepared is not None:
             prepared.read(source)
             rows = example_rows(prepared, show)
     except DistillError as error:
         problems.append(_as_problem(loaded, "base.model", error))
     return rows, problems
+
+
+def _lora(spec: LoraSpec | None, checkpoint: Checkpoint) -> Iterator[tuple[str, str, str | None]]:
+    """What of an adapter's shape this base has not: (path, message, hint)."""
+    if spec is None:
+        return
+    known, layers = list(checkpoint.family.PROJECTIONS), checkpoint.config["num_hidden_layers"]
+    for name in (name for name in spec.targets if name not in (*known, *ALL_LINEAR)):
+        yield "lora.targets", f"this base has no projection {name!r}", nearest(name, known)
+    if spec.last is not None and spec.last > layers:
+        yield "lora.layers", f"this base has {layers} layers; got {spec.layers!r}", "layers: all"
 
 
 def _as_problem(loaded: Loaded, path: str, error: DistillError) -> Problem:

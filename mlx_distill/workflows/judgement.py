@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from mlx_distill.data import examples
 from mlx_distill.data.batches import by_length, groups
 from mlx_distill.data.tokens import lessons
 from mlx_distill.errors import DataError
-from mlx_distill.evaluation import page, report
+from mlx_distill.evaluation import curves, page, report
 from mlx_distill.evaluation.baselines import baselines
 from mlx_distill.evaluation.judge import Judged
 from mlx_distill.files import write_json, write_text
@@ -78,9 +78,8 @@ class Judgement:
             window = self._rows[start : start + WINDOW]
             answers = self._engine.answers([row for row, _ in window])
             for (row, split), prediction in zip(window, answers, strict=True):
-                judged = self._judge(row, split, prediction, nlls.get(row.id, LossSum()))
-                self._judged.append(judged)
-                lines.append(_line(judged, prediction))
+                self._judged.append(judged(self._recipe, row, split, prediction, nlls.get(row.id, LossSum())))
+                lines.append(_line(self._judged[-1], prediction))
             bar.advance(len(window))
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         write_text(self._run.path / f"predictions{self._suffix}.jsonl", text)
@@ -95,6 +94,7 @@ class Judgement:
         answered = baselines(self._train, tested, recipe.task.fields, say=notes.append) if compared else None
         records = {row.id: row.record for row, _ in self._rows}
         html = self._run.path / f"report{self._suffix}.html"
+        told = list(read_events(self._run.events)) if self._run.events.is_file() else []
         self._document = report.build(
             test,
             recipe.task.fields,
@@ -109,7 +109,8 @@ class Judgement:
             rubric=lambda i, answer: rubric.assess(recipe.task, answer, records[i]),
             tiers=bool(recipe.task.tiers),
             splits=self._counts(),
-            curve=list(self._curve()),
+            curve=curves.validations(told),
+            training=curves.steps(told),
             lineage=self._lineage(),
             learned=self._learned,
             notes=notes,
@@ -121,25 +122,6 @@ class Judgement:
     def words(self) -> list[str]:
         """What the report says, in sentences."""
         return [str(sentence) for sentence in self._document["summary"]]
-
-    def _judge(self, row: Example, split: str, prediction: Prediction | BadRow, loss: LossSum) -> Judged:
-        overall, tier = rubric.assess(self._recipe.task, row.labels, row.record)
-        said = prediction if isinstance(prediction, Prediction) else None
-        return Judged(
-            id=row.id,
-            split=split,
-            reference=row.labels,
-            answer=said.answer if said else None,
-            confidence=said.confidence if said else {},
-            reference_overall=overall,
-            overall=said.overall if said else None,
-            reference_tier=tier,
-            tier=said.tier if said else None,
-            slices={column: _slice(row, column) for column in self._recipe.evaluate.slices},
-            nll=loss.nats if loss.tokens else None,
-            nll_tokens=loss.tokens or None,
-            text=row.text,
-        )
 
     def _nlls(self) -> dict[str, LossSum]:
         """Nats of the reference answers, by row."""
@@ -153,21 +135,30 @@ class Judgement:
         counts = {"train": len(self._train)} if self._train else {}
         return counts | {name: sum(split == name for _, split in self._rows) for name in dict.fromkeys(split for _, split in self._rows)}
 
-    def _curve(self) -> Iterator[dict[str, Any]]:
-        """The validations, from the events; of a step that was done twice, after a kill, the last."""
-        found: dict[int, dict[str, Any]] = {}
-        rates: dict[int, Any] = {}
-        for event in read_events(self._run.events) if self._run.events.is_file() else ():
-            if event["name"] == "step":
-                rates[event["step"]] = event["learning_rate"]
-            if event["name"] == "validated":
-                found[event["step"]] = {name: event[name] for name in ("step", "train_loss", "valid_loss")}
-        for step in sorted(found):
-            yield {**found[step], "learning_rate": rates.get(step)}
-
     def _lineage(self) -> dict[str, Any]:
         own = {"recipe_sha256": recipe_hash(self._recipe), "adapter_sha256": self._run.adapter_hash(), "data_sha256": self._sha256}
         return {**own, **self._facts, "reported": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def judged(recipe: Recipe, row: Example, split: str, prediction: Prediction | BadRow, loss: LossSum) -> Judged:
+    """A row with both answers; `loss` of the reference answer."""
+    overall, tier = rubric.assess(recipe.task, row.labels, row.record)
+    said = prediction if isinstance(prediction, Prediction) else None
+    return Judged(
+        id=row.id,
+        split=split,
+        reference=row.labels,
+        answer=said.answer if said else None,
+        confidence=said.confidence if said else {},
+        reference_overall=overall,
+        overall=said.overall if said else None,
+        reference_tier=tier,
+        tier=said.tier if said else None,
+        slices={column: _slice(row, column) for column in recipe.evaluate.slices},
+        nll=loss.nats if loss.tokens else None,
+        nll_tokens=loss.tokens or None,
+        text=row.text,
+    )
 
 
 def _slice(row: Example, column: str) -> str:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_distill.data import examples
+from mlx_distill.data import examples, replay
+from mlx_distill.data.balance import Balance
 from mlx_distill.data.batches import steps_per_epoch
 from mlx_distill.data.tokens import Lesson, Lessons, lessons
 from mlx_distill.errors import DataError
-from mlx_distill.models.estimates import training_memory
 from mlx_distill.recipe.schema import Recipe
 from mlx_distill.records import BadRow, Example
 from mlx_distill.task.answer import AnswerPlan
@@ -21,8 +21,7 @@ from mlx_distill.task.fields import ABSENT, follow
 from mlx_distill.task.plan import plan
 from mlx_distill.task.prompt import Prompt, load_tokenizer
 from mlx_distill.task.slots import SlotPlan
-
-GIB = 2**30
+from mlx_distill.workflows.setting import size
 
 
 @dataclass(slots=True)
@@ -37,6 +36,8 @@ class Prepared:
     prompt: Prompt = field(init=False)
     answers: AnswerPlan | SlotPlan = field(init=False)
     lessons: dict[str, Lessons] = field(default_factory=dict)
+    general: replay.General | None = None
+    replay: replay.Replay | None = None
 
     @classmethod
     def of(cls, recipe: Recipe, *, limit: int | None = None) -> Prepared:
@@ -50,14 +51,21 @@ class Prepared:
         _require_columns(recipe.evaluate.slices, rows, path)
         return cls(recipe, {row.id: row for row in rows}, loaded.bad, loaded.sha256, split, limit)
 
+    def recall(self) -> None:
+        """Read the general data, where the recipe has some. Raises DataError."""
+        spec = self.recipe.data.replay
+        if spec is not None:
+            self.general = replay.load(spec, Path(spec.source.path), max_bad_share=self.recipe.data.max_bad_share)
+
     def read(self, base: Path) -> None:
         """Tokenize with the tokenizer of a base, or of the checkpoint it is made of. Raises DataError where nothing can be learned."""
         self.tokenizer = load_tokenizer(base)
         self.prompt = Prompt(self.recipe.task, self.tokenizer)
         self.answers = plan(self.recipe.answer, self.recipe.task.fields, self.tokenizer)
+        balance = Balance.of(self.recipe.data.balance, self.recipe.task.fields, [self.rows[i].labels for i in self.split["train"]])
         for name in ("train", "valid"):
             rows = (self.rows[i] for i in self.split[name])
-            self.lessons[name] = lessons(rows, self.prompt, self.answers, self.recipe.train.max_tokens)
+            self.lessons[name] = lessons(rows, self.prompt, self.answers, self.recipe.train.max_tokens, balance)
         if not self.lessons["train"].rows:
             rejected = self.lessons["train"].rejected
             why = (
@@ -67,6 +75,13 @@ class Prepared:
             )
             hint = "raise train.max_tokens" if rejected else "put a field that most rows have first"
             raise DataError(f"no row is left to train on{why}", file=self.recipe.data.source.path, hint=hint)
+        self._tokenize_general()
+
+    def _tokenize_general(self) -> None:
+        spec, train = self.recipe.data.replay, self.recipe.train
+        if spec is not None and self.general is not None:
+            settings: dict[str, Any] = {"max_tokens": train.max_tokens, "seed": train.seed, "taken": self.rows}
+            self.replay = replay.tokenize(self.general, spec, self.tokenizer, **settings)
 
     @property
     def tokens(self) -> int:
@@ -81,7 +96,9 @@ class Prepared:
     def facts(self) -> dict[str, Any]:
         """What the lock keeps of the data."""
         data = {"sha256": self.sha256, "rows": len(self.rows), "bad": len(self.bad), "split": {k: len(v) for k, v in self.split.items()}}
-        return {"data": data | ({"limit": self.limit} if self.limit is not None else {})}
+        data |= {"limit": self.limit} if self.limit is not None else {}
+        general = self.general and {"sha256": self.general.sha256, "rows": len(self.general.rows), "bad": len(self.general.bad)}
+        return {"data": data | ({"replay": general} if general else {})}
 
     def plan(self, base: Path, card: Mapping[str, Any]) -> Iterator[str]:
         """What training will do, in lines for a person."""
@@ -91,7 +108,7 @@ class Prepared:
         trimmed = sum(lesson.trimmed for lesson in train.rows)
         for number, what in (
             (len(train.rejected), f"rejected, too long for train.max_tokens {recipe.train.max_tokens}"),
-            (train.unlabelled, "without a label in the first field, not learned"),
+            (train.unlabelled, "teach nothing: no label in the first field, or `loss: 0`"),
             (trimmed, "lose the middle of their text"),
         ):
             if number:
@@ -101,21 +118,11 @@ class Prepared:
             f"{recipe.train.epochs} epochs, {self.steps} steps of {recipe.train.batch_size} x {recipe.train.accumulate} rows; an epoch has "
             f"{self.tokens:,} tokens, {learned:,} of them learned, behind a shared prefix of {len(self.prompt.prefix)}"
         )
-        memory = self._memory(base)
-        yield f"base: {card['parameters']:,} parameters, {_size(_weight_bytes(base))} on disk; about {_size(memory)} of memory to train"
-
-    def _memory(self, base: Path) -> int:
-        rows = sorted(self.lessons["train"].rows, key=lambda lesson: -len(lesson.row.tokens))[: self.recipe.train.batch_size]
-        return training_memory(
-            open_config(base),
-            weight_bytes=_weight_bytes(base),
-            rank=self.recipe.lora.rank,
-            rows=len(rows),
-            tokens=len(rows[0].row.tokens),
-            prefix=len(self.prompt.prefix),
-            learned=sum(len(lesson.row.targets) for lesson in rows),
-            width=4,
-        ).total
+        if self.replay is not None:
+            general, share = self.replay, self.replay.share
+            out = f", {len(general.rejected)} more are too long" if general.rejected else ""
+            yield f"beside them {general.due(len(train.rows))} of {len(general.rows)} general rows an epoch, a share of {share:g}{out}"
+        yield f"base: {card['parameters']:,} parameters, {size(_weight_bytes(base))} on disk"
 
 
 def _require_columns(columns: Iterable[str], rows: Sequence[Example], path: Path) -> None:
@@ -133,10 +140,6 @@ def open_config(base: Path) -> dict[str, Any]:
 
 def _weight_bytes(base: Path) -> int:
     return sum(path.stat().st_size for path in base.glob("*.safetensors"))
-
-
-def _size(count: float) -> str:
-    return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / 2**20:.0f} MiB"
 
 
 def example_rows(prepared: Prepared, number: int) -> list[dict[str, Any]]:

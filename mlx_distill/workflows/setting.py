@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_distill.backends.base import Backend, Student
+from mlx_distill.backends.base import Backend, Ranks, Student
+from mlx_distill.backends.launched import rank_of
 from mlx_distill.observe.progress import Progress
 from mlx_distill.recipe.load import Loaded, load
 
@@ -22,9 +23,17 @@ class Setting:
     cache: Path
     backend: str = "auto"
     environment: Mapping[str, str] = field(default_factory=dict)
+    report_to: Sequence[str] = ()
+    """Trackers (observe/trackers/) that a training's figures go to."""
 
     def load(self, path: Path, sets: Sequence[str]) -> Loaded:
         return load(path, sets, environment=self.environment)
+
+    def join(self) -> Ranks | None:
+        """The processes that a launcher started together with this one, to train; it waits for them. None: it is alone."""
+        from mlx_distill.backends.choose import choose
+
+        return None if rank_of(self.environment) is None else choose(self.backend).join(self.environment)
 
     def choose(self) -> Backend:
         from mlx_distill.backends.choose import choose
@@ -60,3 +69,12 @@ def versions() -> dict[str, str]:
 
 def in_bytes(gib: float | None) -> int | None:
     return None if gib is None else int(gib * 2**30)
+
+
+def size(number: float) -> str:
+    """Bytes, for people.
+
+    >>> size(3 * 2**30), size(40 * 2**20)
+    ('3.00 GiB', '40 MiB')
+    """
+    return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"

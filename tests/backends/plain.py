@@ -13,12 +13,13 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
+from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.lora import LoRALinear
 from mlx_lm.utils import load_model
 from numpy.typing import NDArray
 
 from mlx_distill.backends.base import Backend, LoraShape
-from mlx_distill.backends.lora import names
+from mlx_distill.backends.lora import magnitude_name, names
 from mlx_distill.backends.mlx.student import MlxStudent
 from mlx_distill.convert import convert
 from mlx_distill.records import Group, Ids, TokenRow
@@ -44,11 +45,18 @@ def random_adapter(base: Path, shape: LoraShape, seed: int = 0) -> Weights:
         fan_in = columns * 32 // module.bits if "scales" in module else columns
         for name, size in zip(names(path), ((shape.rank, fan_in), (rows, shape.rank)), strict=True):
             weights[name] = generator.normal(0, 0.3 / size[1] ** 0.5, size).astype(np.float32)
+        if shape.dora:
+            weights[magnitude_name(path)] = generator.uniform(0.5, 1.5, rows).astype(np.float32)
     return weights
 
 
 def projections(model: nn.Module, shape: LoraShape) -> dict[str, Any]:
-    return {path: module for path, module in model.named_modules() if path.rpartition(".")[2] in shape.targets}
+    first = 0 if shape.layers is None else len(model.layers) - shape.layers
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if path.rpartition(".")[2] in shape.targets and int(path.split(".")[2]) >= first
+    }
 
 
 def indifferent_base(backend: Backend, folder: Path) -> Path:
@@ -75,11 +83,14 @@ def plain_model(base: Path, weights: Mapping[str, NDArray[np.float32]] | None = 
     if weights is not None and shape is not None:
         adapted = []
         for path, module in projections(model, shape).items():
-            layer = LoRALinear.from_base(module, r=shape.rank, dropout=0.0, scale=shape.alpha / shape.rank)
+            kind = DoRALinear if shape.dora else LoRALinear
+            layer = kind.from_base(module, r=shape.rank, dropout=0.0, scale=shape.scale)
             layer.lora_a, layer.lora_b = (mx.array(np.ascontiguousarray(weights[name].T)) for name in names(path))
+            if shape.dora:
+                layer.m = mx.array(weights[magnitude_name(path)])
             adapted.append((path, layer))
         model.update_modules(tree_unflatten(adapted))
-        model.unfreeze(keys=["lora_a", "lora_b"])
+        model.unfreeze(keys=["lora_a", "lora_b", "m"])
     model.eval()
     return model
 

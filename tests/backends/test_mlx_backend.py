@@ -72,7 +72,8 @@ def test_the_memory_limit_is_handed_to_mlx(backend: Backend, base: MakeBase) -> 
     try:
         student = backend.open(folder, memory_limit=3 << 28)
         assert mx.set_memory_limit(1 << 34) == 3 << 28
-        assert mx.set_cache_limit(1 << 30) == 3 << 26, "freed buffers may keep a quarter of it"
+        kept = mx.set_cache_limit(1 << 30)
+        assert kept == (3 << 26 if mx.metal.is_available() else 0), "freed buffers may keep a quarter of it; on CPUs malloc keeps them"
         backend.open(folder)
         assert mx.set_memory_limit(1 << 34) == backend.machine().memory
         assert mx.set_cache_limit(1 << 30) <= 2 << 30

@@ -77,6 +77,7 @@ def test_several_recipes_are_checked_in_one_go(fresh: Path, tmp_path: Path) -> N
     ("change", "path", "said"),
     [
         ("lora.targets=[q_prj]", "lora.targets", "no projection 'q_prj'"),
+        ("lora.layers=last 99", "lora.layers", "this base has 2 layers; got 'last 99'"),
         ("evaluate.slices=[nope]", "data.source", "no such column"),
         ("data.split.group_by=nope", "data.source", "no such column"),
         ("train.max_tokens=16", "base.model", "no row is left to train on"),

@@ -36,6 +36,21 @@ student.MlxStudent.update = interrupted
 main()
 """
 
+EARLY = """
+import os, signal, sys
+from mlx_distill.cli.main import main
+
+class Finder:
+    number = getattr(signal, sys.argv.pop(1))
+
+    def find_spec(self, name, *_):
+        if name == "click":
+            os.kill(os.getpid(), self.number)
+
+sys.meta_path.insert(0, Finder())
+main()
+"""
+
 
 def raised_at(patch: pytest.MonkeyPatch, where: type, name: str, number: int, what: int) -> None:
     """Send this process a signal when a method is called for the `number`-th time."""
@@ -93,6 +108,36 @@ def test_a_second_ctrl_c_breaks_off_at_once_and_the_run_is_still_good(finished: 
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000006"]
     assert call("train", finished.recipe, "--out", tmp_path / "run", "--resume").code == 0
     assert adapter(tmp_path / "run") == adapter(finished.run)
+
+
+def test_a_stop_in_the_last_step_of_the_training_stops_what_would_follow(finished: Place, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        raised_at(patch, MlxStudent, "update", 12, signal.SIGTERM)
+        stopped = call("run", finished.recipe, "--out", tmp_path / "run", "--json")
+    assert (stopped.code, stopped.document["error"]["kind"]) == (130, "Interrupted")
+    assert adapter(tmp_path / "run") == adapter(finished.run)
+    assert not (tmp_path / "run" / "predictions.jsonl").exists()
+    assert call("run", finished.recipe, "--out", tmp_path / "run").code == 0
+
+
+@pytest.mark.parametrize(("what", "more"), [("SIGINT", []), ("SIGTERM", ["--json"])])
+def test_a_stop_while_the_commands_are_imported_is_an_answer_too(tmp_path: Path, what: str, more: list[str]) -> None:
+    command = [sys.executable, "-c", EARLY, what, "train", tmp_path / "recipe.yaml", "--out", tmp_path / "run", *more]
+    stopped = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert stopped.returncode == 130
+    if more:
+        error = json.loads(stopped.stdout)["error"]
+        assert (error["kind"], set(error)) == ("Interrupted", {"kind", "message", "hint", "file", "line"})
+        assert stopped.stderr == ""
+    else:
+        assert (stopped.stdout, stopped.stderr) == ("", "error: interrupted before anything was begun\n")
+
+
+def test_what_is_imported_before_signals_are_answered_takes_no_time() -> None:
+    """Python's own traceback is the answer until then: nothing but what Python starts with, and `signal`."""
+    code = "import sys, signal, __future__; known = set(sys.modules); import mlx_distill.cli.main; print(*sorted(set(sys.modules) - known))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == ["mlx_distill", "mlx_distill.cli", "mlx_distill.cli.main"]
 
 
 def test_run_goes_on_by_itself_where_it_was_stopped(finished: Place, tmp_path: Path) -> None:

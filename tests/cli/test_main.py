@@ -21,7 +21,7 @@ HEAVY = {"mlx", "mlx_lm", "torch", "transformers", "tokenizers", "datasets", "sk
 def test_help_of_every_command_imports_no_backend_and_nothing_heavy() -> None:
     code = (
         "import contextlib, io, sys\n"
-        "from mlx_distill.cli.main import COMMANDS, group\n"
+        "from mlx_distill.cli.group import COMMANDS, group\n"
         "with contextlib.redirect_stdout(io.StringIO()):\n"
         "    for words in [[], *([name] for name in COMMANDS)]:\n"
         "        group.main([*words, '--help'], standalone_mode=False)\n"

@@ -125,19 +125,28 @@ def test_too_many_bad_rows_stop_everything_with_their_list(tmp_path: Path) -> No
     error = caught.value
     assert (error.file, error.line) == (str(path), 3)
     assert error.message == (
-        "2 of 10 rows are bad, more than data.max_bad_share (10.0%) allows:"
-        f"\n  {path}:3: score: 99 is outside 0 to 10\n  {path}:5: score: 99 is outside 0 to 10"
+        f"2 of 10 rows are bad, more than data.max_bad_share (10.0%) allows:\n  {path}:3: score: 99 is outside 0 to 10 (2 rows: lines 3, 5)"
     )
     assert error.hint is not None and "max_bad_share" in error.hint
     assert len(read(path, max_bad_share=0.2).rows) == 8, "exactly the share is allowed"
 
 
 def test_of_very_many_bad_rows_the_first_are_listed(tmp_path: Path) -> None:
-    path = write(tmp_path, [row(i, score=99) for i in range(1, 41)])
+    path = write(tmp_path, [row(i, score=99 + i) for i in range(1, 41)])
     with pytest.raises(DataError) as caught:
         read(path, max_bad_share=0.01)
     assert caught.value.message.count("\n") == 11
     assert caught.value.message.endswith("\n  and 30 more")
+
+
+def test_bad_rows_with_one_reason_are_one_line_and_the_others_are_still_seen(tmp_path: Path) -> None:
+    path = write(tmp_path, [*(row(i, score=99) for i in range(1, 31)), row(31, score=-4)])
+    with pytest.raises(DataError) as caught:
+        read(path, max_bad_share=0.01)
+    assert caught.value.message.splitlines()[1:] == [
+        f"  {path}:1: score: 99 is outside 0 to 10 (30 rows: lines 1, 2, 3 and 27 more)",
+        f"  {path}:31: score: -4 is outside 0 to 10",
+    ]
 
 
 def test_the_default_allows_one_bad_row_in_a_hundred(tmp_path: Path) -> None:

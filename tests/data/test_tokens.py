@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlx_distill.data.balance import Balance
 from mlx_distill.data.tokens import Lesson, Lessons, begins_with, lessons
-from mlx_distill.recipe.schema import FieldSpec, TaskSpec
+from mlx_distill.recipe.schema import BalanceSpec, FieldSpec, TaskSpec
 from mlx_distill.records import Example, Value
 from mlx_distill.task.answer import AnswerPlan
 from mlx_distill.task.prompt import Prompt
@@ -26,12 +27,13 @@ def taught(
     chat: str | None = None,
     max_tokens: int = 512,
     slots: bool = False,
+    balance: Balance | None = None,
 ) -> tuple[Lessons, Prompt]:
     pieces = tokenizer(kind, chat_template(chat) if chat else None)
     prompt = Prompt(TaskSpec(instructions="Is it?", input="{t}", fields=fields), pieces)
     plan: Any = SlotPlan(fields, pieces) if slots else AnswerPlan(fields, pieces)
     examples = [Example(f"r{i}", {"t": text}, text, labels, line=i + 1) for i, (text, labels) in enumerate(rows)]
-    return lessons(examples, prompt, plan, max_tokens), prompt
+    return lessons(examples, prompt, plan, max_tokens, balance), prompt
 
 
 def letters(ids: Any) -> str:
@@ -196,3 +198,33 @@ def test_lessons_keep_the_order_of_their_examples() -> None:
     found, _ = taught([(str(i), {"f": True}) for i in range(20)], {"f": FLAG})
     assert [lesson.row.id for lesson in found.rows] == [f"r{i}" for i in range(20)]
     assert all(isinstance(lesson, Lesson) for lesson in found.rows)
+
+
+UNTAUGHT = FieldSpec(kind="flag", loss=0)
+
+
+def test_a_row_whose_whole_weight_is_0_teaches_nothing_and_comes_into_no_batch() -> None:
+    rows: list[tuple[str, dict[str, Value]]] = [("a", {"f": True, "g": True}), ("b", {"g": False}), ("c", {"f": True}), ("d", {})]
+    found, _ = taught(rows, {"f": FLAG, "g": UNTAUGHT}, slots=True)
+    assert [lesson.row.id for lesson in found.rows] == ["r0", "r2"] and found.unlabelled == 2
+    assert [lesson.row.weight.tolist() for lesson in found.rows] == [[1, 0], [1]]
+    assert all(lesson.row.weight.sum() > 0 for lesson in found.rows)
+    found, _ = taught(rows, {"g": UNTAUGHT, "f": FLAG})
+    assert [lesson.row.id for lesson in found.rows] == ["r0", "r1"], "json is read from its first field on; its fixed text is learned"
+    assert all(lesson.row.weight.sum() > 0 for lesson in found.rows) and found.unlabelled == 2
+
+
+@pytest.mark.parametrize("slots", [True, False])
+def test_balance_multiplies_what_a_value_s_tokens_count(slots: bool) -> None:
+    fields = {"f": FieldSpec(kind="flag", loss=0.5), "s": SCORE}
+    labels: list[dict[str, Value]] = [{"f": True, "s": 7}, {"f": True, "s": 7}, {"f": True, "s": 7}, {"f": False, "s": 7}]
+    rows = [("x", row) for row in labels]
+    plain, _ = taught(rows, fields, slots=slots)
+    balance = Balance.of(BalanceSpec(kind="inverse"), fields, labels)  # 1 and 3, mean 6 / 4
+    found, _ = taught(rows, fields, slots=slots, balance=balance)
+    for number, worth in ((0, 2 / 3), (3, 2.0)):
+        before, after = (lessons.rows[number].row.weight for lessons in (plain, found))
+        assert after == pytest.approx(np.where(before == 0.5, before * worth, before)), "the score and the text between count what they did"
+        assert (before == 0.5).sum() == (1 if slots else len("true" if number == 0 else "false"))
+    own = [float(lesson.row.weight[0]) for lesson in found.rows] if slots else []
+    assert not slots or np.mean(own) == pytest.approx(0.5)

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from mlx_lm.utils import load_model
 
-from mlx_distill.backends.base import Student
+from mlx_distill.backends.base import LoraShape, Student
 from mlx_distill.backends.choose import choose
 from mlx_distill.data.tokens import begins_with
 from mlx_distill.errors import BackendError
 from mlx_distill.inference import engine as module
 from mlx_distill.inference.engine import Engine
 from mlx_distill.recipe.schema import FieldSpec, TaskSpec
-from mlx_distill.records import BadRow, Example, Prediction
+from mlx_distill.records import BadRow, Example, Group, Prediction, TokenRow
 from mlx_distill.task.answer import AnswerPlan
 from mlx_distill.task.fields import answer_schema
 from mlx_distill.task.prompt import Prompt, load_tokenizer
@@ -248,3 +248,25 @@ def test_slots_read_each_field_from_the_same_single_pass(student: Student, token
         assert problems(answer_schema(CLOSED), prediction.answer) == []
         assert all(sum(found) == pytest.approx(1, abs=1e-5) for found in prediction.probabilities.values())
     assert engine.counts.decoded == 0
+
+
+@pytest.mark.parametrize("answer", ["slots", "json"])
+def test_an_engine_that_forgets_answers_as_the_student_is_now(base: Path, answer: str) -> None:
+    tokenizer, task = load_tokenizer(base), TaskSpec(instructions=INSTRUCTIONS, input="{text}", fields=CLOSED)
+    student: Any = choose("mlx").open(base)
+    student.prepare(LoraShape(2, 8, 0.0, ("q_proj", "v_proj")), optimizer="adamw", weight_decay=0.0, initial=None, seed=0)
+    engine = Engine(student, task, tokenizer, answer=answer, max_tokens=256)
+
+    def probabilities(engine: Engine) -> list[list[float]]:
+        examples = [Example(str(i), {}, text) for i, text in enumerate(TEXTS[:3])]
+        return [list(said.probabilities["score"]) for said in engine.answers(examples) if isinstance(said, Prediction)]
+
+    before = probabilities(engine)
+    tokens = np.arange(20, 30, dtype=np.int32)
+    row = TokenRow("row", tokens, np.arange(10, dtype=np.int32), tokens, np.ones(10, np.float32))
+    for step in range(5):
+        student.update([Group(tokens[:4], [[row]])], learning_rate=0.1, clip_norm=None, step=step)
+    fresh = probabilities(Engine(student, task, tokenizer, answer=answer, max_tokens=256))
+    assert not np.allclose(probabilities(engine), fresh, atol=1e-3), "the prefix is what it was"
+    engine.forget()
+    assert probabilities(engine) == fresh != before

@@ -50,6 +50,11 @@ def test_a_sound_recipe_has_no_problem(sound: Path) -> None:
         ("task.fields.maturity.weight=0.5", "task.fields", "sum to 0.5"),
         ("task.fields.relevant.max=4", "task.fields.relevant.max", "a flag has no max"),
         ("lora.targets=[]", "lora.targets", "at least one projection"),
+        ("lora.targets=[all-linear, q_proj]", "lora.targets", "others stand beside it"),
+        ("lora.layers=8", "lora.layers", "layers: last 8"),
+        ("lora.layers=last", "lora.layers", "layers: last 16"),
+        ("lora.layers=last 0", "lora.layers", "must be all, or last N; got 'last 0'"),
+        ("lora=none", "lora", "say base.bits: none"),
         ("task.input=no column", "task.input", "names no column"),
         ("task.input={a} {", "task.input", "a brace"),
         ("task.input={}{a}", "task.input", "a brace"),
@@ -69,6 +74,19 @@ def test_a_sound_recipe_has_no_problem(sound: Path) -> None:
         ("targets.accuracy=88", "targets.accuracy", "0.88 for 88 %"),
         ("targets.score_mae=-1", "targets.score_mae", "at least 0"),
         ("targets.mae.relevant=1", "targets.mae", "must be a number"),
+        ("train.keep=mae.kind", "train.keep", "a choice has accuracy.kind, macro_f1.kind, ece.kind"),
+        ("train.keep=acuracy", "train.keep", "did you mean accuracy?"),
+        ("train.keep=valid", "train.keep", "this task has no metric valid"),
+        ("train.keep=nll", "train.keep", "keep: valid_loss"),
+        ("train.max_skipped=0", "train.max_skipped", "at least 1"),
+        ("train.sample_every=0", "train.sample_every", "at least 1"),
+        ("data.balance.kind=cubic", "data.balance.kind", "not among its values"),
+        ("data.balance={kind: sqrt, fields: [kid]}", "data.balance.fields.0", "did you mean kind?"),
+        ("data.balance={kind: sqrt, fields: [kind, reasoning]}", "data.balance.fields.1", "a text has no labels to count"),
+        ("data.balance.fields=[kind]", "data.balance.fields", "the kind is none"),
+        ("data.replay={source: {kind: jsonl, path: rows.jsonl}, share: 1}", "data.replay.share", "at most 0.9"),
+        ("data.replay={source: {kind: jsonl, path: rows.jsonl}, input: no column}", "data.replay.input", "names no column"),
+        ("data.replay={source: {kind: jsonl, path: rows.jsonl}, output: '{a} {'}", "data.replay.output", "a brace"),
     ],
 )
 def test_what_makes_no_sense_is_said_at_its_place(sound: Path, monkeypatch: pytest.MonkeyPatch, set_: str, path: str, word: str) -> None:
@@ -159,6 +177,26 @@ def test_a_cap_that_could_never_hold_is_refused(sound: Path, when: str, word: st
 def test_a_cap_on_fields_and_columns_is_fine(sound: Path) -> None:
     when = "{kind: [a, '3'], relevant: true, maturity: {below: 6, at_least: 1}, content_type: business_news, year: 2024}"
     assert found(sound, f"task.caps=[{{when: {when}, cap: 3}}]") == {}
+
+
+@pytest.mark.parametrize("keep", ["valid_loss", "accuracy", "macro_f1.kind", "mae.maturity", "score_mae", "tier_agreement", "exact_match"])
+def test_the_adapter_may_be_kept_by_any_metric_of_the_task(sound: Path, keep: str) -> None:
+    assert found(sound, f"train.keep={keep}") == {}
+    only_labels = SOUND.replace("    maturity: {type: score, weight: 1}\n", "").replace("  tiers: {high: 5, low: 0}\n", "")
+    sound.write_text(only_labels + f"train:\n  keep: {keep}\n")
+    problems = [(problem.path, problem.line) for problem in check(load(sound))]
+    assert problems == ([] if keep in ("valid_loss", "accuracy", "macro_f1.kind", "exact_match") else [("train.keep", 12)])
+
+
+def test_a_task_that_learns_no_field_is_refused(sound: Path) -> None:
+    fields = [f"task.fields.{name}.loss=0" for name in ("relevant", "maturity", "kind")]
+    assert found(sound, *fields) == {}
+    assert "nothing would be learned" in found(sound, *fields, "task.fields.reasoning={type: text, loss: 0}")["task.fields"]
+
+
+def test_what_is_measured_on_validation_rows_needs_some(sound: Path) -> None:
+    split = "data.split={train: 0.9, valid: 0, test: 0.1}"
+    assert set(found(sound, split, "train.keep=accuracy", "train.sample_every=5")) == {"train.keep", "train.sample_every"}
 
 
 def test_shares_of_nothing_are_noticed(sound: Path) -> None:

@@ -19,7 +19,11 @@ def test_every_setting_of_the_training_has_its_row() -> None:
     for item in dataclasses.fields(TrainSpec):
         assert f"| `{item.name}` |" in rows
     assert "| `max_tokens` | whole number (tokens), at least 16 | `2048` |" in rows
-    assert "not supported yet: `adafactor`, `lion`" in rows
+    assert "| `optimizer` | `adamw`, `adafactor`, `lion` | `adamw` |" in rows
+
+
+def test_a_default_of_several_lines_stays_in_its_cell() -> None:
+    assert "| `input` | text | `{instruction}\\n\\n{input}` | template of what is read" in describe()
 
 
 def test_names_of_yaml_are_shown_not_those_of_python() -> None:

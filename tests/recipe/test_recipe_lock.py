@@ -179,6 +179,13 @@ def test_differences_name_each_setting() -> None:
     ]
 
 
+def test_a_lock_remembers_that_there_is_no_adapter(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, lora=None)
+    write_lock(tmp_path / "lock.yaml", recipe, facts={})
+    assert read_lock(tmp_path / "lock.yaml")[0].lora is None
+    assert "lora.rank: 16 -> none" in differences(RECIPE, recipe)
+
+
 def test_resolved_is_plain_and_whole() -> None:
     doc = resolved(RECIPE)
     assert doc["base"] == {"model": "owner/model", "bits": 4, "group_size": 64}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from mlx_distill.backends.base import Backend, LoraShape
+from mlx_distill.data.replay import Replay
 from mlx_distill.data.tokens import Lesson
 from mlx_distill.errors import CheckpointError, DataError
 from mlx_distill.observe.events import Events, read_events
@@ -81,12 +82,14 @@ def begin(backend: Backend, base: MakeBase) -> Begin:
     """begin(folder, train, valid, epochs=3): a training in that folder, and its student."""
     base_folder = base(num_hidden_layers=1, hidden_size=32, intermediate_size=32)
 
-    def make(folder: Path, train: Sequence[Lesson], valid: Sequence[Lesson] = (), **changes: Any) -> tuple[Training, Told]:
+    def make(
+        folder: Path, train: Sequence[Lesson], valid: Sequence[Lesson] = (), *, replay: Any = None, exam: Any = None, **changes: Any
+    ) -> tuple[Training, Told]:
         spec = replace(SPEC, **changes)
         told = Told(backend.open(base_folder))
         told.prepare(SHAPE, optimizer="adamw", weight_decay=0.0, initial=None, seed=spec.seed)
         training: Any = Training
-        return training(told, train, valid, PREFIX, spec, folder, Events(folder / "events.jsonl")), told
+        return training(told, train, valid, PREFIX, spec, folder, Events(folder / "events.jsonl"), replay=replay, exam=exam), told
 
     return make
 
@@ -252,7 +255,7 @@ def assert_same_end(folder: Path, whole: Path) -> None:
         ours, theirs = (path / "checkpoints" / "step-000009" / file for path in (folder, whole))
         assert ours.read_bytes() == theirs.read_bytes(), file
     ours, theirs = (json.loads((path / "checkpoints" / "step-000009" / "position.json").read_text()) for path in (folder, whole))
-    assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+    assert {**ours, "seconds": 0, "sha256": ""} == {**theirs, "seconds": 0, "sha256": ""}
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 4, 5, 8])
@@ -295,8 +298,8 @@ def test_killed_between_adapter_and_checkpoint_it_ends_in_the_same_bytes(
             run(training)
     assert adapter(tmp_path), "the adapter of that step is there, its checkpoint is not"
     training, _ = begin(tmp_path, lessons(11), lessons(5, 1), **LONG)
-    assert training.resume() == (step > 4)
-    assert training.position.step == (step - 1) // 4 * 4
+    assert training.resume()
+    assert training.position.step == {4: 2, 8: 4, 9: 8}[step], "the best, of step 2, has a checkpoint beside those of every fourth step"
     run(training)
     assert_same_end(tmp_path, whole)
 
@@ -340,23 +343,27 @@ def test_more_epochs_go_on_and_fewer_are_the_end(begin: Begin, tmp_path: Path) -
         assert trained.stopped == ("interrupted" if stop_after else "done")
 
 
-def test_a_damaged_checkpoint_is_named_and_without_it_the_one_before_goes_on(begin: Begin, whole: Path, tmp_path: Path) -> None:
+def test_the_one_before_a_damaged_checkpoint_goes_on_and_ends_in_the_same_bytes(begin: Begin, whole: Path, tmp_path: Path) -> None:
     train, valid = lessons(11), lessons(5, 1)
+    run(begin(tmp_path, train, valid, **LONG)[0], 7)
+    assert checkpoints(tmp_path) == ["step-000002", "step-000007"], "the best and the last"
+    (tmp_path / "checkpoints" / "step-000007" / "optimizer.safetensors").write_bytes(b"damage")
     training, _ = begin(tmp_path, train, valid, **LONG)
-    run(training)
-    kept = checkpoints(tmp_path)
-    (tmp_path / "checkpoints" / kept[-1] / "optimizer.safetensors").write_bytes(b"damage")
-    training, _ = begin(tmp_path, train, valid, **LONG)
-    with pytest.raises(CheckpointError) as caught:
-        training.resume()
-    assert kept[-1] in str(caught.value) and "delete this checkpoint's folder" in str(caught.value.hint)
-    for file in (tmp_path / "checkpoints" / kept[-1]).iterdir():
-        file.unlink()
-    (tmp_path / "checkpoints" / kept[-1]).rmdir()
-    training, _ = begin(tmp_path, train, valid, **LONG)
-    training.resume()
+    assert training.resume() and training.position.step == 2
+    (resumed,) = events(tmp_path, "resumed")
+    assert resumed["step"] == 2 and "step-000007" in resumed["damaged"][0] and "optimizer.safetensors" in resumed["damaged"][0]
     run(training)
     assert_same_end(tmp_path, whole)
+    assert [event["step"] for event in events(tmp_path, "step")] == list(range(1, 10)), "each is told once"
+
+
+def test_where_no_checkpoint_is_whole_the_way_out_is_named(begin: Begin, tmp_path: Path) -> None:
+    run(begin(tmp_path, lessons(11), lessons(5, 1), **LONG)[0])
+    for name in checkpoints(tmp_path):
+        (tmp_path / "checkpoints" / name / "optimizer.safetensors").write_bytes(b"damage")
+    with pytest.raises(CheckpointError) as caught:
+        begin(tmp_path, lessons(11), lessons(5, 1), **LONG)[0].resume()
+    assert "step-000009" in str(caught.value) and "delete this checkpoint's folder" in str(caught.value.hint)
 
 
 # steps that are not finite
@@ -389,6 +396,28 @@ def test_three_such_steps_in_a_row_end_the_run_with_their_rows(begin: Begin, tmp
     assert "train.learning_rate" in str(caught.value.hint) and caught.value.file == str(tmp_path)
 
 
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_the_recipe_says_how_many_steps_may_be_skipped_in_a_row(begin: Begin, tmp_path: Path, most: int) -> None:
+    train = poisoned(lessons(8), *(f"row {i}" for i in range(8)))
+    training, told = begin(tmp_path, train, epochs=4, max_skipped=most)
+    with pytest.raises(DataError, match=f"{most} steps in a row"):
+        run(training)
+    assert len(told.updates) == len(events(tmp_path, "skipped")) == most
+
+
+def test_a_step_that_is_not_finite_reaches_neither_weights_nor_optimizer(begin: Begin, tmp_path: Path) -> None:
+    training, told = begin(tmp_path, poisoned(lessons(4), "row 1"), epochs=1, batch_size=4, accumulate=1)
+    told.save_state(tmp_path / "before")
+    run(training)
+    told.save_state(tmp_path / "after")
+    for file in ("adapter_model.safetensors", "optimizer.safetensors"):
+        assert (tmp_path / "before" / file).read_bytes() == (tmp_path / "after" / file).read_bytes()
+    training, told = begin(tmp_path / "sound", lessons(4), epochs=1, batch_size=4, accumulate=1)
+    run(training)
+    told.save_state(tmp_path / "after")
+    assert (tmp_path / "before" / file).read_bytes() != (tmp_path / "after" / file).read_bytes(), "a sound one does"
+
+
 def test_skipped_steps_are_counted_across_a_resume(begin: Begin, tmp_path: Path) -> None:
     train = poisoned(lessons(8), *(f"row {i}" for i in range(8)))
     training, _ = begin(tmp_path, train, epochs=4)
@@ -408,11 +437,16 @@ def test_the_events_tell_the_whole_story(begin: Begin, tmp_path: Path) -> None:
     bar: Any = Bar()
     training.run(bar, lambda: False)
     told = list(read_events(tmp_path / "events.jsonl"))
-    assert [event["name"] for event in told] == ["step", "step", "validated", "step", "step", "validated", "checkpoint"]
+    assert [event["name"] for event in told] == ["step", "step", "validated", "checkpoint"] * 2
     first = told[0]
-    assert first.keys() == {"name", "time", "step", "tokens", "loss", "learning_rate", "grad_norm"}
+    assert first.keys() == {
+        "name", "time", "step", "steps", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "rows", "seconds", "memory", "computed",
+        "padded", "compilations",
+    }  # fmt: skip
     assert first["step"] == 1 and first["learning_rate"] == 0.01 and first["loss"] > 0 < first["grad_norm"]
-    assert told[2].keys() == {"name", "time", "step", "train_loss", "valid_loss", "best"}
+    assert (first["steps"], first["epoch"], first["rows"]) == (4, 0.5, 4)
+    assert first["memory"] > 0 and first["seconds"] > 0
+    assert told[2].keys() == {"name", "time", "step", "train_loss", "valid_loss", "best", "seconds"}
     assert told[-1]["step"] == 4 and told[-1]["path"] == "step-000004"
     assert [event["tokens"] for event in told if event["name"] == "step"][-1] == training.position.tokens
     assert bar.steps == 4 and bar.figures[1].keys() == {"loss", "learning_rate"}
@@ -425,3 +459,135 @@ def test_a_bar_starts_where_the_run_goes_on(begin: Begin, tmp_path: Path) -> Non
     bar: Any = Bar()
     training.run(bar, lambda: False)
     assert bar.steps == training.steps == 4
+
+
+def test_what_was_computed_and_what_of_it_was_padding_is_told(begin: Begin, tmp_path: Path) -> None:
+    training, told = begin(tmp_path, lessons(11), epochs=2)
+    update = told.update
+    told.update = lambda groups, **settings: replace(update(groups, **settings), computed=40, padded=10)  # type: ignore[method-assign]
+    trained = run(training)
+    assert [(event["computed"], event["padded"]) for event in events(tmp_path, "step")] == [(40, 10)] * 6
+    assert trained.padded_share == 0.25 and (training.position.computed, training.position.padded) == (240, 60)
+    assert [event["rows"] for event in events(tmp_path, "step")][2::3] == [11, 22], "every row, each epoch"
+    assert [event["epoch"] for event in events(tmp_path, "step")] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2], abs=1e-4)
+
+
+# what the adapter is kept by, and what it answers on the way
+
+
+@dataclass
+class Exam:
+    """Figures that follow from the step alone. `asked` are the steps at which it was."""
+
+    figures: list[float]
+    lower_is_better: bool = False
+    training: Any = None
+    asked: list[int] = field(default_factory=list)
+    sampled: list[int] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, float]:
+        self.asked.append(self.training.position.step)
+        return {"accuracy": self.figures[self.asked[-1] - 1], "other": 1.0}
+
+    def samples(self) -> list[dict[str, Any]]:
+        self.sampled.append(self.training.position.step)
+        return [{"id": "row 1", "reference": {"high": True}, "answer": {"high": False}}]
+
+
+def examined(begin: Begin, folder: Path, exam: Exam, **changes: Any) -> Training:
+    settings = {"epochs": 4, "validate_every": 1, "keep": "accuracy", **changes}
+    training, _ = begin(folder, lessons(8), lessons(4, 1), exam=exam, **settings)
+    exam.training = training
+    return training
+
+
+RISING_AND_FALLING = [0.2, 0.5, 0.4, 0.7, 0.7, 0.6, 0.1, 0.3]
+
+
+@pytest.mark.parametrize(("lower", "best"), [(False, 4), (True, 7)])
+def test_the_adapter_is_kept_by_the_metric_that_the_recipe_names(begin: Begin, tmp_path: Path, lower: bool, best: int) -> None:
+    trained = run(examined(begin, tmp_path, Exam(RISING_AND_FALLING, lower)))
+    told = events(tmp_path, "validated")
+    assert [event["metrics"] for event in told] == [{"accuracy": figure, "other": 1.0} for figure in RISING_AND_FALLING]
+    assert [event["step"] for event in told if event["best"]][-1] == best
+    assert trained.kept == {"name": "accuracy", "value": RISING_AND_FALLING[best - 1], "step": best}
+    assert trained.valid_loss == told[best - 1]["valid_loss"], "the loss of what is kept"
+    assert checkpoints(tmp_path) == [f"step-{best:06d}", "step-000008"]
+    assert adapter(tmp_path) == (tmp_path / "checkpoints" / f"step-{best:06d}" / "adapter_model.safetensors").read_bytes()
+
+
+def test_it_stops_early_by_the_metric_too(begin: Begin, tmp_path: Path) -> None:
+    trained = run(examined(begin, tmp_path, Exam(RISING_AND_FALLING), early_stopping=StoppingSpec(patience=2)))
+    assert (trained.stopped, trained.steps, trained.kept) == ("early", 6, {"name": "accuracy", "value": 0.7, "step": 4})
+    patient = StoppingSpec(patience=2, min_delta=0.25)  # 0.5 is better than 0.2 by that, 0.7 than 0.5 is not
+    trained = run(examined(begin, tmp_path / "patient", Exam(RISING_AND_FALLING), early_stopping=patient))
+    assert (trained.stopped, trained.steps) == ("early", 4)
+
+
+def test_a_metric_that_is_not_known_is_never_the_best(begin: Begin, tmp_path: Path) -> None:
+    trained = run(examined(begin, tmp_path, Exam([float("nan"), 0.1] * 4)))
+    assert trained.kept == {"name": "accuracy", "value": 0.1, "step": 2}
+
+
+def test_where_the_loss_decides_nobody_is_examined(begin: Begin, tmp_path: Path) -> None:
+    exam = Exam(RISING_AND_FALLING)
+    trained = run(examined(begin, tmp_path, exam, keep="valid_loss", sample_every=3))
+    assert exam.asked == [] and exam.sampled == [3, 6]
+    losses = [event["valid_loss"] for event in events(tmp_path, "validated")]
+    assert trained.kept == {"name": "valid_loss", "value": min(losses), "step": losses.index(min(losses)) + 1}
+    told = events(tmp_path, "samples")
+    assert [event["step"] for event in told] == [3, 6] and told[0]["rows"] == exam.samples()
+
+
+def test_with_a_metric_samples_and_replay_a_resume_ends_in_the_same_bytes(begin: Begin, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"epochs": 4, "validate_every": 1, "checkpoint_every": 2, "keep": "accuracy", "sample_every": 2}
+
+    def go(folder: Path, until: int | None) -> Trained:
+        exam = Exam(RISING_AND_FALLING)
+        exam.training, _ = begin(folder, lessons(8), lessons(4, 1), exam=exam, replay=general(), **settings)
+        exam.training.resume()
+        return run(exam.training, until)
+
+    whole = go(tmp_path / "whole", None)
+    for stop in (1, 3, 4, 6):
+        assert go(tmp_path / "parts", stop).stopped == "interrupted"
+    assert replace(go(tmp_path / "parts", None), seconds=0) == replace(whole, seconds=0)
+    assert adapter(tmp_path / "parts") == adapter(tmp_path / "whole")
+    for file in ("adapter_model.safetensors", "optimizer.safetensors"):
+        ours, theirs = (tmp_path / name / "checkpoints" / "step-000008" / file for name in ("parts", "whole"))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+# general data beside the task's
+
+
+def general(share: float = 0.5) -> Replay:
+    generator = np.random.default_rng(11)
+    rows = [plain.random_row(generator, f"replay:{i}", 3 + i) for i in range(3)]
+    ones = [replace(row, weight=np.ones(len(row.targets), np.float32)) for row in rows]
+    return Replay(ones, np.array([50, 51], np.int32), [], share, seed=5)
+
+
+def test_general_rows_are_learned_in_every_step_and_their_loss_is_told_apart(begin: Begin, tmp_path: Path) -> None:
+    train = lessons(8)
+    training, told = begin(tmp_path, train, lessons(3, 1), replay=general(), epochs=2)
+    steps: list[Step] = []
+    update = told.update
+    told.update = lambda groups, **settings: steps.append(update(groups, **settings)) or steps[-1]  # type: ignore[method-assign, func-returns-value]
+    trained = run(training)
+    own: list[LossSum] = []
+    for (groups, _), step, event in zip(told.updates, steps, events(tmp_path, "step"), strict=True):
+        extra = [row for group in groups for row in group.rows if row.id.startswith("replay:")]
+        assert len(extra) == 4 and {tuple(group.prefix.tolist()) for group in groups if group.rows[0] in extra} == {(50, 51)}
+        assert event["loss"] == pytest.approx(step.loss.mean, rel=1e-12), "of all rows"
+        apart = sum((step.row_losses[row.id] for row in extra), LossSum())
+        assert event["replay_loss"] == pytest.approx(apart.mean, rel=1e-12)
+        own.append(sum((loss for name, loss in step.row_losses.items() if not name.startswith("replay:")), LossSum()))
+        assert len(step.row_losses) == 8
+    weights = [
+        sum(float(row.weight.sum()) for group in groups for row in group.rows if row.id[:7] == "replay:") for groups, _ in told.updates
+    ]
+    mean = float(np.mean([lesson.row.weight.sum() for lesson in train]))
+    assert np.mean(weights) == pytest.approx(4 * mean, rel=0.3), "as much as the task's rows"
+    assert trained.train_loss == pytest.approx(sum(own[2:], LossSum()).mean, rel=1e-9), "to be compared with the validation's"
+    assert training.position.rows == 32

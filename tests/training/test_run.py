@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from mlx_distill.errors import DataError, OutputError, RecipeError
-from mlx_distill.recipe.schema import BaseSpec, DataSpec, FieldSpec, LoraSpec, Recipe, SourceSpec, StoppingSpec, TaskSpec
-from mlx_distill.training.run import Run
+from mlx_distill.recipe.schema import BaseSpec, DataSpec, FieldSpec, LoraSpec, Recipe, ReplaySpec, SourceSpec, StoppingSpec, TaskSpec
+from mlx_distill.training.run import MAY_CHANGE, PLACES, Run
 
 RECIPE = Recipe(
     name="small",
@@ -58,13 +60,16 @@ def test_a_damaged_split_is_named(run: Run) -> None:
     [
         replace(RECIPE, train=replace(RECIPE.train, epochs=9, early_stopping=StoppingSpec(patience=2), memory_limit=4.0)),
         replace(RECIPE, targets={"accuracy": 0.9}, name="other"),
+        replace(RECIPE, train=replace(RECIPE.train, checkpoint_every=7)),
+        replace(RECIPE, data=DataSpec(source=SourceSpec(kind="jsonl", path="/elsewhere/same rows.jsonl"))),
+        replace(RECIPE, base=BaseSpec(model="/a/copy/of/the/model")),
     ],
 )
 def test_a_resumed_run_may_ask_anew_for_what_nothing_depends_on(run: Run, changed: Recipe) -> None:
     run.require_same(changed, FACTS)
     run.relock(changed)
     recipe, facts = run.open()
-    assert (recipe.train, recipe.targets, facts) == (changed.train, changed.targets, FACTS)
+    assert (recipe, facts) == (changed, FACTS)
 
 
 @pytest.mark.parametrize(
@@ -72,13 +77,58 @@ def test_a_resumed_run_may_ask_anew_for_what_nothing_depends_on(run: Run, change
     [
         (replace(RECIPE, lora=LoraSpec(rank=5)), "lora.rank: 16 -> 5"),
         (replace(RECIPE, train=replace(RECIPE.train, learning_rate=1.0)), "train.learning_rate: 0.0002 -> 1.0"),
-        (replace(RECIPE, base=BaseSpec(model="other/model")), "base.model: owner/model -> other/model"),
+        (replace(RECIPE, train=replace(RECIPE.train, keep="accuracy")), "train.keep: valid_loss -> accuracy"),
+        (replace(RECIPE, train=replace(RECIPE.train, validate_every=3)), "train.validate_every: none -> 3"),
+        (replace(RECIPE, base=BaseSpec(model="owner/model", bits=8)), "base.bits: 4 -> 8"),
+        (replace(RECIPE, data=DataSpec(source=SourceSpec(kind="csv", path="/somewhere/rows.jsonl"))), "data.source.kind: jsonl -> csv"),
     ],
 )
 def test_another_recipe_is_refused_with_what_changed(run: Run, changed: Recipe, said: str) -> None:
     with pytest.raises(RecipeError, match="begun with another recipe") as caught:
         run.require_same(changed, FACTS)
     assert said in caught.value.message and "--out" in str(caught.value.hint)
+
+
+def test_every_setting_that_changed_is_named_and_those_that_may_are_not(run: Run) -> None:
+    changed = replace(RECIPE, name="other", lora=LoraSpec(rank=5), train=replace(RECIPE.train, epochs=9, seed=4))
+    with pytest.raises(RecipeError) as caught:
+        run.require_same(changed, FACTS)
+    assert caught.value.message.splitlines()[1:] == ["  lora.rank: 16 -> 5", "  train.seed: 0 -> 4"]
+
+
+def test_what_may_change_is_a_setting_or_a_section_of_the_recipe() -> None:
+    known = {path for path, _ in walk(Recipe)}
+    assert [key for key in MAY_CHANGE + PLACES if key not in known] == []
+
+
+def walk(section: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting and section of a recipe by its dotted path."""
+    hints = get_type_hints(section)
+    for item in dataclasses.fields(section):
+        path = f"{above}{item.name}"
+        yield path, item
+        for kind in (hints[item.name], *get_args(hints[item.name])):
+            if dataclasses.is_dataclass(kind):
+                yield from walk(kind, f"{path}.")
+
+
+def test_the_same_data_elsewhere_goes_on_and_other_data_there_is_refused(run: Run) -> None:
+    moved = replace(RECIPE, data=DataSpec(source=SourceSpec(kind="jsonl", path="/elsewhere/rows.jsonl")))
+    run.require_same(moved, FACTS)
+    with pytest.raises(DataError, match="the data changed"):
+        run.require_same(moved, FACTS | {"data": {"sha256": "c" * 64}})
+
+
+def test_the_same_general_data_elsewhere_goes_on_and_other_data_there_is_refused(tmp_path: Path) -> None:
+    def among(path: str) -> Recipe:
+        return replace(RECIPE, data=replace(RECIPE.data, replay=ReplaySpec(source=SourceSpec(kind="jsonl", path=path))))
+
+    facts = FACTS | {"data": FACTS["data"] | {"replay": {"sha256": "e" * 64}}}
+    run = Run(tmp_path)
+    run.begin(among("/somewhere/general.jsonl"), facts, SPLIT)
+    run.require_same(among("/elsewhere/general.jsonl"), facts)
+    with pytest.raises(DataError, match=r"data\.replay changed"):
+        run.require_same(among("/elsewhere/general.jsonl"), FACTS | {"data": FACTS["data"] | {"replay": {"sha256": "f" * 64}}})
 
 
 @pytest.mark.parametrize(("thing", "other"), [("data", {"sha256": "c" * 64}), ("base", {"key": "d" * 32})])
@@ -115,5 +165,7 @@ def test_before_the_first_validation_there_is_nothing_to_answer_with(run: Run) -
     assert "--resume" in str(caught.value.hint)
     run.adapter.mkdir()
     (run.adapter / "adapter_model.safetensors").write_bytes(b"abc")
+    assert run.adapter_hash() is None, "killed before the second file was there"
+    (run.adapter / "adapter_config.json").write_text("{}")
     assert run.adapter_hash() == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "SHA-256 of abc"
     assert run.open_learned()[0].name == "small"

@@ -57,29 +57,69 @@ def test_each_cycle_starts_at_the_peak(cycles: int) -> None:
     assert found == pytest.approx(found[:span] * cycles)
 
 
-def schedulers(kind: str, steps: int, warm: int, floor: float, cycles: int) -> list[float]:
-    """The same by PyTorch: a linear warm-up by hand, then LinearLR, CosineAnnealingLR or CosineAnnealingWarmRestarts."""
+def pytorch(steps: int, peak: float, *, kind: str, warmup: float, floor: float = 0.0, cycles: int = 1) -> list[float]:
+    """The same out of torch.optim.lr_scheduler: LinearLR for the warm-up, then the scheduler of that kind, by SequentialLR.
+
+    A run without a warm-up, or of nothing else, has the one scheduler.
+    """
     torch = pytest.importorskip("torch")
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    choose, span = torch.optim.lr_scheduler, steps - warm
-    if kind == "linear":
-        scheduler = choose.LinearLR(optimizer, 1.0, floor or 1e-30, total_iters=span)
-    elif cycles == 1:
-        scheduler = choose.CosineAnnealingLR(optimizer, span, eta_min=floor)
-    else:
-        scheduler = choose.CosineAnnealingWarmRestarts(optimizer, span // cycles, eta_min=floor)
+    known = torch.optim.lr_scheduler
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
+    warm = round(warmup * steps)
+    span = steps - warm
+    parts = []
+    if warm:
+        parts.append(known.LinearLR(optimizer, 1 / warm, 1.0, total_iters=max(1, warm - 1)))
+    if span and kind == "constant":
+        parts.append(known.ConstantLR(optimizer, 1.0))
+    elif span and kind == "linear":
+        parts.append(known.LambdaLR(optimizer, lambda step: (floor + (peak - floor) * (span - step) / span) / peak))
+    elif span and cycles > 1:
+        parts.append(known.CosineAnnealingWarmRestarts(optimizer, span // cycles, eta_min=floor))
+    elif span:
+        parts.append(known.CosineAnnealingLR(optimizer, span, eta_min=floor))
+    scheduler = parts[0] if len(parts) == 1 else known.SequentialLR(optimizer, parts, milestones=[warm])
     found = []
-    for _ in range(span):
+    for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    return [(step + 1) / warm for step in range(warm)] + found
+    return found
 
 
 @pytest.mark.filterwarnings("ignore:.*scheduler.*")
-@pytest.mark.parametrize("floor", [0.0, 0.1])
-@pytest.mark.parametrize(("kind", "cycles"), [("linear", 1), ("cosine", 1), ("cosine", 3)])
-def test_as_pytorch_s_schedulers(kind: str, cycles: int, floor: float) -> None:
-    ours = rates(50, kind=kind, warmup=0.1, floor=floor, cycles=cycles)
-    assert ours == pytest.approx(schedulers(kind, 50, 5, floor, cycles), abs=1e-9)
-    assert math.isclose(max(ours), 1.0)
+@pytest.mark.parametrize("peak", [1.0, 2e-4])
+@pytest.mark.parametrize("warmup", [0.0, 0.02, 0.1, 1.0])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kind": "constant"},
+        {"kind": "linear"},
+        {"kind": "linear", "floor": 1e-5},
+        {"kind": "cosine"},
+        {"kind": "cosine", "floor": 1e-5},
+        {"kind": "cosine", "cycles": 2},
+        {"kind": "cosine", "cycles": 3, "floor": 1e-5},
+        {"kind": "cosine", "cycles": 7},
+    ],
+    ids=str,
+)
+def test_every_step_is_pytorch_s(settings: dict[str, Any], warmup: float, peak: float) -> None:
+    cycles = settings.get("cycles", 1)
+    steps = 50 if warmup == 1 else next(n for n in range(300, 2000, 50) if (n - round(warmup * n)) % cycles == 0)
+    assert rates(steps, peak, warmup=warmup, **settings) == pytest.approx(pytorch(steps, peak, warmup=warmup, **settings), rel=1e-12, abs=0)
+
+
+def test_a_cycle_that_is_no_whole_number_of_steps_starts_anew_at_the_step_behind() -> None:
+    """Ten steps in three cycles: they begin at 0, 10/3 and 20/3, so at steps 0, 4 and 7; PyTorch refuses such."""
+    found = rates(10, kind="cosine", warmup=0.0, cycles=3)
+    rises = [step for step in range(1, 10) if found[step] > found[step - 1]]
+    assert rises == [4, 7]
+    assert found[4] == pytest.approx(0.5 * (1 + math.cos(math.pi * 0.2))), "two thirds of a step, a fifth of a cycle, behind its beginning"
+
+
+@pytest.mark.parametrize(("steps", "cycles"), [(22, 22), (110, 22), (49, 7), (1029, 147), (10**6 - 1, 27)])
+def test_no_rounding_puts_a_restart_at_the_wrong_end(steps: int, cycles: int) -> None:
+    spec, length = ScheduleSpec(kind="cosine", warmup=0.0, cycles=cycles), steps // cycles
+    assert steps % cycles == 0
+    assert [learning_rate(spec, 1.0, cycle * length, steps) for cycle in range(cycles)] == [1.0] * cycles

@@ -1,26 +1,39 @@
-"""The negative log likelihood of what rows are to learn, computed for those positions alone: (B * T, V) logits are never built."""
+"""The negative log likelihood of what rows are to learn, computed for those positions alone: (B * T, V) logits are never built.
+
+Where the whole vocabulary is allowed, logits exist for a few positions at a time, and what the backward pass needs of them, their
+derivative by the hidden state, is taken while they are there:
+
+    nll_i = log sum_v exp(z_iv) - z_it        d nll_i / d h_i = sum_v softmax(z_i)_v W_v - W_t
+
+so the peak does not grow with positions times vocabulary, and the head is multiplied with no oftener than by plain autodiff (the idea is
+Liger Kernel's fused linear cross entropy; Hsu et al., 2024).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_distill.backends.mlx.decoder import KeysValues, Packed, Through, directly, hidden_states
+from mlx_distill.backends.mlx.elementwise import exp_below, on_cpu
 from mlx_distill.backends.mlx.model import Head
-from mlx_distill.backends.mlx.prefix import KeysValues, behind
 from mlx_distill.records import Ids, LossSum, TokenRow
+
+LOGITS_CPU, LOGITS_GPU = 1 << 23, 1 << 26
+"""Logits that exist at once: 32 MB, and 256 MB."""
 
 
 class Batch:
-    """One micro-batch as arrays: tokens (B, T) padded on the right, and the k positions that are learned, in the order of the rows."""
+    """One micro-batch as arrays: its rows packed, and the k positions that are learned, in the order of the rows."""
 
-    def __init__(self, rows: Sequence[TokenRow]):
+    def __init__(self, model: nn.Module, rows: Sequence[TokenRow], prefix: int):
         self.rows = list(rows)
-        self.tokens = mx.array(padded([row.tokens for row in rows]))
+        self.packed = Packed(model, [row.tokens for row in rows], [row.read_at for row in rows], prefix)
         self.row = np.concatenate([np.full(len(row.read_at), i, np.int32) for i, row in enumerate(rows)])
-        self.position = np.concatenate([row.read_at for row in rows])
         self.targets = np.concatenate([row.targets for row in rows])
         self.weight = np.concatenate([row.weight for row in rows])
         self.allowed: list[Ids | None] = [ids for row in rows for ids in (row.allowed or (None,) * len(row.read_at))]
@@ -33,33 +46,74 @@ class Batch:
         return {row.id: LossSum(float(nat), float(w)) for row, nat, w in zip(self.rows, sums, weights, strict=True)}
 
 
-def padded(rows: Sequence[Ids]) -> Ids:
-    """(B, longest), zeros on the right."""
-    out = np.zeros((len(rows), max(map(len, rows))), np.int32)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out
-
-
-def nlls(model: nn.Module, head: Head, batch: Batch, keys_values: KeysValues | None) -> mx.array:
+def nlls(model: nn.Module, head: Head, batch: Batch, prefix: KeysValues | None, through: Through = directly) -> mx.array:
     """Nats of each learned position, (k,) float32, unweighted."""
-    hidden = model.model(batch.tokens, behind(model, keys_values, len(batch.rows)))
-    hidden = hidden[mx.array(batch.row), mx.array(batch.position)]
+    hidden = hidden_states(model, batch.packed, prefix, through)
     free = np.array([ids is None for ids in batch.allowed], bool)
     if free.all():
-        return _nll(head.logits(hidden), batch.targets)
+        return free_nll(head, hidden, batch.targets)
     out = mx.zeros(len(free))
     closed = np.flatnonzero(~free)
     allowed = [ids for ids in batch.allowed if ids is not None]
     out[mx.array(closed)] = _closed_nll(head, hidden[mx.array(closed)], allowed, batch.targets[closed])
     if free.any():
         where = np.flatnonzero(free)
-        out[mx.array(where)] = _nll(head.logits(hidden[mx.array(where)]), batch.targets[where])
+        out[mx.array(where)] = free_nll(head, hidden[mx.array(where)], batch.targets[where])
     return out
 
 
-def _nll(logits: mx.array, targets: Ids) -> mx.array:
-    return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, mx.array(targets)[:, None], axis=-1)[:, 0]
+def free_nll(head: Head, hidden: mx.array, targets: Ids, *, at_once: int | None = None) -> mx.array:
+    """(k, hidden) to (k,) nats over the whole vocabulary. `at_once`: how many logits exist at a time."""
+    step = max(1, (at_once or (LOGITS_CPU if on_cpu() else LOGITS_GPU)) // head.vocabulary)
+    ids = mx.array(targets)
+    pieces = [slice(at, at + step) for at in range(0, len(targets), step)]
+
+    @mx.custom_function
+    def nll(hidden: mx.array, *table: mx.array) -> tuple[mx.array, mx.array]:
+        parts = [_nll_and_slope(head, hidden[piece], ids[piece]) for piece in pieces]
+        return mx.concatenate([nll for nll, _ in parts]), mx.concatenate([slope for _, slope in parts])
+
+    @nll.vjp
+    def pull(
+        primals: mx.array | Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]
+    ) -> mx.array | list[mx.array]:
+        each = cotangents[0][:, None]
+        by_hidden = (each * outputs[1]).astype(hidden.dtype)
+        if isinstance(primals, mx.array):  # MLX hands over a lone argument as itself
+            return by_hidden
+        states, table = primals
+        by_table = [_dlogits(head, states[piece], ids[piece], each[piece]).T @ states[piece].astype(mx.float32) for piece in pieces]
+        return [by_hidden, _sum(by_table).astype(table.dtype)]
+
+    return cast(mx.array, cast(Any, nll(hidden, *head.trained))[0])
+
+
+def _nll_and_slope(head: Head, hidden: mx.array, ids: mx.array) -> tuple[mx.array, mx.array]:
+    """(c,) nats of some positions, and their derivative by the hidden state, (c, hidden) float32."""
+    logits, bend = head.bent(hidden)
+    top = logits.max(axis=-1, keepdims=True)
+    weights = exp_below(logits, top)
+    total = weights.sum(axis=-1, keepdims=True)
+    at = ids[:, None]
+    nll = top + mx.log(total) - mx.take_along_axis(logits, at, axis=-1)
+    if bend is None:
+        return nll[:, 0], head.mixed(weights) / total - head.rows(ids)
+    return nll[:, 0], head.mixed(weights * bend) / total - head.rows(ids) * mx.take_along_axis(bend, at, axis=-1)
+
+
+def _dlogits(head: Head, hidden: mx.array, ids: mx.array, each: mx.array) -> mx.array:
+    """Of sum(each * nll), by the head's outputs, (c, V): only where the head itself is trained."""
+    logits, bend = head.bent(hidden)
+    out = mx.softmax(logits, axis=-1) * each
+    out = mx.put_along_axis(out, ids[:, None], mx.take_along_axis(out, ids[:, None], axis=-1) - each, axis=-1)
+    return out if bend is None else out * bend
+
+
+def _sum(arrays: Sequence[mx.array]) -> mx.array:
+    total = arrays[0]
+    for array in arrays[1:]:
+        total = total + array
+    return total
 
 
 def _closed_nll(head: Head, hidden: mx.array, allowed: Sequence[Ids], targets: Ids) -> mx.array:
@@ -67,7 +121,8 @@ def _closed_nll(head: Head, hidden: mx.array, allowed: Sequence[Ids], targets: I
     union, mask = union_of(allowed)
     assert all(target in ids for target, ids in zip(targets, allowed, strict=True)), "a target is not among its allowed ids"
     logits = mx.where(mx.array(mask), head.logits(hidden, mx.array(union)), -mx.inf)
-    return _nll(logits, np.searchsorted(union, targets).astype(np.int32))
+    at = mx.array(np.searchsorted(union, targets).astype(np.int32))
+    return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, at[:, None], axis=-1)[:, 0]
 
 
 def union_of(allowed: Sequence[Ids]) -> tuple[Ids, np.ndarray]:
@@ -77,3 +132,11 @@ def union_of(allowed: Sequence[Ids]) -> tuple[Ids, np.ndarray]:
     for i, ids in enumerate(allowed):
         mask[i, np.searchsorted(union, ids)] = True
     return union, mask
+
+
+def padded(rows: Sequence[Ids]) -> Ids:
+    """(B, longest), zeros on the right."""
+    out = np.zeros((len(rows), max(map(len, rows))), np.int32)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out

@@ -46,6 +46,37 @@ class Head:
 
     def logits(self, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
         """(k, hidden) to float32 logits: (k, V), or (k, len(rows)) for those rows of the head alone, packed ones too."""
+        return self._capped(self._product(hidden, rows))[0]
+
+    def bent(self, hidden: mx.array) -> tuple[mx.array, mx.array | None]:
+        """Logits (k, V), and their derivative by what the matmul gave, where they are capped."""
+        return self._capped(self._product(hidden, None))
+
+    def mixed(self, weights: mx.array) -> mx.array:
+        """(k, V) weights to the weighted sum of the head's rows, (k, hidden) float32."""
+        table = self._table
+        if "scales" in table:
+            packed = {"transpose": False, "group_size": table.group_size, "bits": table.bits}
+            out = mx.quantized_matmul(weights.astype(table.scales.dtype), table.weight, table.scales, table.biases, **packed)
+        else:
+            out = weights.astype(table.weight.dtype) @ table.weight
+        return out.astype(mx.float32)
+
+    def rows(self, ids: mx.array) -> mx.array:
+        """The head's rows of some tokens, (k, hidden) float32."""
+        table = self._table
+        if "scales" in table:
+            parts = (table.weight[ids], table.scales[ids], table.biases[ids])
+            return mx.dequantize(*parts, group_size=table.group_size, bits=table.bits).astype(mx.float32)
+        rows: mx.array = table.weight[ids]
+        return rows.astype(mx.float32)
+
+    @property
+    def trained(self) -> list[mx.array]:
+        """The table, where it is being trained."""
+        return [self._table.weight] if "weight" in self._table.trainable_parameters() else []
+
+    def _product(self, hidden: mx.array, rows: mx.array | None) -> mx.array:
         table = self._table
         if "scales" in table:
             weight, scales, biases = (part if rows is None else part[rows] for part in (table.weight, table.scales, table.biases))
@@ -54,8 +85,13 @@ class Head:
             out = hidden @ (table.weight if rows is None else table.weight[rows]).T
         if "bias" in table:
             out = out + (table.bias if rows is None else table.bias[rows])
-        out = out.astype(mx.float32)
-        return out if self._cap is None else mx.tanh(out / self._cap) * self._cap
+        return out.astype(mx.float32)
+
+    def _capped(self, logits: mx.array) -> tuple[mx.array, mx.array | None]:
+        if self._cap is None:
+            return logits, None
+        bent = mx.tanh(logits / self._cap)
+        return self._cap * bent, 1 - mx.square(bent)
 
 
 def wide_masks(model: nn.Module) -> bool:

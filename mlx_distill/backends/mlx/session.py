@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_distill.backends.base import Logs
+from mlx_distill.backends.mlx.decoder import KeysValues, prefix_keys_values
 from mlx_distill.backends.mlx.loss import padded, union_of
 from mlx_distill.backends.mlx.model import Head, wide_masks
-from mlx_distill.backends.mlx.prefix import KeysValues, prefix_keys_values
 from mlx_distill.records import Ids
 
 Bools = NDArray[np.bool_]
@@ -98,7 +98,7 @@ class MlxSession:
         self._prefix = len(prefix)
         self._wear()
         if self._prefix:
-            self._shared = prefix_keys_values(model, prefix)
+            self._shared = [array[None] for array in prefix_keys_values(model, prefix)]
             mx.eval(self._shared)
         self._next = 0
         self._place: dict[int, tuple[_Cohort, int]] = {}

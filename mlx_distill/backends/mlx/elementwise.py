@@ -1,0 +1,214 @@
+"""The functions between the matmuls, each in as few passes over memory as it needs, with their derivatives written out.
+
+MLX computes exp one number at a time on CPUs (12 ns each on the machine of docs/benchmarks.md, where a product takes 0.3), so that softmax
+and SiLU cost as much as a matmul. Here exp is a polynomial in array arithmetic (Cephes' expf, relative error below 3e-7): 3 ns. On a GPU
+MLX's own functions are taken. What is kept for the backward pass is the input alone. It knows nothing of models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, TypeVar, cast
+
+import mlx.core as mx
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+LOWEST = -60.0
+"""exp(x) is exp(-60) = 9e-27 below this: nothing beside 1 in float32, and far from the subnormal numbers that make CPUs crawl."""
+HIGHEST = 60.0
+_LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440e-4
+_COEFFICIENTS = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+
+_traced = 0
+
+
+def _compiled(function: Kernel) -> Kernel:
+    """Traced once for each number of dimensions, whatever the lengths, and counted."""
+
+    @wraps(function)
+    def traced(*arrays: mx.array) -> Any:
+        global _traced
+        _traced += 1
+        return function(*arrays)
+
+    return cast(Kernel, mx.compile(traced, shapeless=True))
+
+
+@cache
+def compiles() -> bool:
+    """Whether MLX compiles here: on CPUs it needs g++."""
+    runs = []
+
+    def probe(x: mx.array) -> mx.array:
+        runs.append(x.size)
+        return x + 1
+
+    compiled = mx.compile(probe)
+    compiled(mx.zeros(1))
+    compiled(mx.zeros(1))
+    return len(runs) == 1
+
+
+def compilations() -> int:
+    """How many kernels were traced and compiled in this process; 0 where MLX does not compile."""
+    return _traced if compiles() else 0
+
+
+@cache
+def on_cpu() -> bool:
+    return bool(mx.default_device() == mx.cpu)
+
+
+def exp_below(x: mx.array, top: mx.array) -> mx.array:
+    """exp(x - top) for x <= top (which may broadcast), float32; at least exp(-60), and never infinite where x is above after all."""
+    if not on_cpu():
+        return _exp_below(x, top)
+    mantissa, exponent = _split_below(x, top)
+    return _times(mantissa, mx.view(exponent, mx.float32))
+
+
+def swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    """silu(gate) * up; only the two inputs are kept."""
+    return _gated(_swiglu, _swiglu_vjp, gate, up)
+
+
+def geglu(gate: mx.array, up: mx.array) -> mx.array:
+    """gelu_approx(gate) * up (the tanh form); only the two inputs are kept."""
+    return _gated(_geglu, _geglu_vjp, gate, up)
+
+
+def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+    """x / rms(x) * weight over the last axis (Zhang and Sennrich, 2019)."""
+    if not on_cpu():
+        return mx.fast.rms_norm(x, weight, eps)
+
+    @mx.custom_function
+    def norm(x: mx.array, weight: mx.array) -> mx.array:
+        return _scaled(x, _inverse_rms(x, eps), weight)
+
+    @norm.vjp
+    def pull(primals: list[mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
+        x, weight = primals
+        inverse = _inverse_rms(x, eps)
+        along = mx.sum(_product(x, cotangent, weight), axis=-1, keepdims=True)
+        dx = _norm_vjp(x, cotangent, weight, inverse, along * mx.square(inverse) / x.shape[-1])
+        dweight = mx.sum((x * inverse * cotangent).reshape(-1, x.shape[-1]), axis=0)
+        return dx, dweight.astype(weight.dtype)
+
+    return cast(mx.array, norm(x, weight))
+
+
+def _inverse_rms(x: mx.array, eps: float) -> mx.array:
+    return mx.rsqrt(mx.sum(mx.square(x), axis=-1, keepdims=True) / x.shape[-1] + eps)
+
+
+def _gated(forward: Callable[..., mx.array], backward: Callable[..., tuple[mx.array, mx.array]], gate: mx.array, up: mx.array) -> mx.array:
+    function = mx.custom_function(forward)
+    function.vjp(lambda primals, cotangent, _: backward(*primals, cotangent))
+    return cast(mx.array, function(gate, up))
+
+
+def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
+    return _swiglu_of(_sigmoid(gate), gate, up)
+
+
+def _swiglu_vjp(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
+    return _swiglu_pulled(_sigmoid(gate), gate, up, cotangent)
+
+
+def _geglu(gate: mx.array, up: mx.array) -> mx.array:
+    return _swiglu_of(_sigmoid(_inside(gate)), gate, up)
+
+
+def _geglu_vjp(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
+    return _geglu_pulled(_sigmoid(_inside(gate)), gate, up, cotangent)
+
+
+def _sigmoid(x: mx.array) -> mx.array:
+    if not on_cpu():
+        return mx.sigmoid(x)
+    mantissa, exponent = _split_negative(x)
+    return _one_over_one_plus(mantissa, mx.view(exponent, mx.float32))
+
+
+# The kernels. Each is traced once, whatever the shapes.
+
+
+def _split(x: mx.array) -> tuple[mx.array, mx.array]:
+    """exp(x) as (polynomial, bits of the power of two)."""
+    n = mx.round(x * _LOG2E)
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    p = mx.full((), 1.9875691500e-4, mx.float32)
+    for coefficient in _COEFFICIENTS:
+        p = p * r + coefficient
+    return p * (r * r) + r + 1.0, (n.astype(mx.int32) + 127) << 23
+
+
+@_compiled
+def _split_below(x: mx.array, top: mx.array) -> tuple[mx.array, mx.array]:
+    return _split(mx.minimum(mx.maximum(x - top, LOWEST), 1.0))
+
+
+@_compiled
+def _split_negative(x: mx.array) -> tuple[mx.array, mx.array]:
+    return _split(mx.minimum(mx.maximum(-x, LOWEST), HIGHEST))
+
+
+@_compiled
+def _times(a: mx.array, b: mx.array) -> mx.array:
+    return a * b
+
+
+@_compiled
+def weighted_gap(weights: mx.array, values: mx.array, mean: mx.array) -> mx.array:
+    """weights * (values - mean): softmax, backward."""
+    return weights * (values - mean)
+
+
+@_compiled
+def _exp_below(x: mx.array, top: mx.array) -> mx.array:
+    return mx.exp(mx.minimum(mx.maximum(x - top, LOWEST), 1.0))
+
+
+@_compiled
+def _one_over_one_plus(a: mx.array, b: mx.array) -> mx.array:
+    return 1.0 / (1.0 + a * b)
+
+
+@_compiled
+def _swiglu_of(sigmoid: mx.array, gate: mx.array, up: mx.array) -> mx.array:
+    return gate * sigmoid * up
+
+
+@_compiled
+def _swiglu_pulled(sigmoid: mx.array, gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
+    return cotangent * up * sigmoid * (1.0 + gate * (1.0 - sigmoid)), cotangent * gate * sigmoid
+
+
+@_compiled
+def _inside(x: mx.array) -> mx.array:
+    """gelu_approx(x) = x * sigmoid(of this): 0.5 (1 + tanh u) is sigmoid(2 u)."""
+    return 1.5957691216057308 * x * (1.0 + 0.044715 * x * x)
+
+
+@_compiled
+def _geglu_pulled(sigmoid: mx.array, gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
+    slope = 1.5957691216057308 * (1.0 + 0.134145 * gate * gate)
+    return cotangent * up * sigmoid * (1.0 + gate * (1.0 - sigmoid) * slope), cotangent * gate * sigmoid
+
+
+@_compiled
+def _scaled(x: mx.array, inverse: mx.array, weight: mx.array) -> mx.array:
+    return x * inverse * weight
+
+
+@_compiled
+def _product(x: mx.array, y: mx.array, weight: mx.array) -> mx.array:
+    return x * y * weight
+
+
+@_compiled
+def _norm_vjp(x: mx.array, cotangent: mx.array, weight: mx.array, inverse: mx.array, along: mx.array) -> mx.array:
+    return inverse * (cotangent * weight - x * along)

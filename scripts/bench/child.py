@@ -1,0 +1,51 @@
+"""One process that is measured: `python -m bench.child JOB.json` trains, judges or multiplies as the job says, and writes its result.
+
+A process of its own for each, so that memory is its own and nothing is warm from another. Who computes is imported only when the job is
+known.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bench.job import Job
+
+
+def run(job: Job) -> dict[str, Any]:
+    if job.kind == "matmul":
+        from bench.matmul import rate
+
+        return asdict(rate(Path(job.base), job.work()))
+    if job.kind == "judge":
+        from bench.judge import nats
+
+        return nats(Path(job.base), {name: Path(folder) for name, folder in job.adapters.items()}, job.work())
+    if job.kind == "ours":
+        from bench.ours import train as train_ours
+
+        measured = train_ours(job)
+    else:
+        from bench.mlx_lm_rival import RIVALS, train
+
+        measured = train(job, RIVALS[job.kind])
+    measured.resident = largest_resident()
+    return asdict(measured)
+
+
+def largest_resident() -> int:
+    """Bytes; Linux counts in KiB, macOS in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def main() -> None:
+    job = Job(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    (Path(job.out) / "result.json").write_text(json.dumps(run(job)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
