@@ -32,6 +32,7 @@ from tests.students import call, recipe, water, write_lines
 pytestmark = pytest.mark.skipif(not mx.distributed.is_available("ring"), reason="this MLX has no ring")
 
 SHAPE = LoraShape(4, 8, 0.0, ("q_proj", "v_proj", "down_proj"))
+HOME = Path(__file__).parents[1]
 LIGHT = "import sys; sys.modules['torch'] = None  # as where it is not installed: transformers takes seconds to import it\n"
 WORK = LIGHT + "from tests.test_ranks import work; work(*sys.argv[1:])"
 MAIN = LIGHT + "from mlx_distill.cli.main import main; main()"
@@ -109,7 +110,7 @@ def started(arguments: Sequence[object], folder: Path) -> list[subprocess.Popen[
 
     def start(rank: int) -> subprocess.Popen[str]:
         environment = {**known, "MLX_RANK": str(rank)}
-        return subprocess.Popen(command, env=environment, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True)
+        return subprocess.Popen(command, env=environment, cwd=HOME, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True)
 
     return [start(rank) for rank in range(2)]
 
@@ -146,12 +147,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def launched(place: Path) -> tuple[Path, str, str]:
-    """The run of two processes that mlx.launch started by its own means, and what reached standard output and error."""
-    launcher = [Path(sys.executable).with_name("mlx.launch"), "-n", "2", "--backend", "ring", "--starting-port", free_ports()]
-    command = [*launcher, "--", sys.executable, "-c", MAIN, "train", place / "recipe.yaml", "--out", place / "two", "--json"]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, stdin=DEVNULL, timeout=120)
-    return place / "two", done.stdout, done.stderr
+def two(place: Path) -> tuple[Path, list[tuple[int, str, str]]]:
+    """The run of two processes that nobody disturbs, and how they ended."""
+    command = ["-c", MAIN, "train", place / "recipe.yaml", "--out", place / "two", "--json"]
+    return place / "two", ended(started(command, place))
 
 
 def free_ports() -> int:
@@ -194,6 +193,18 @@ def test_every_row_is_somebody_s_and_nobody_has_much_more_to_do() -> None:
     assert share([], 2) == [[], []]
 
 
+def test_shares_are_even_in_tokens_not_in_rows() -> None:
+    generator = np.random.default_rng(0)
+    lengths = [[sorted(len(row.tokens) for row in group.rows) for group in part] for part in share([group_of(generator, 0)], 2)]
+    assert lengths == [[[30]], [[5, 5, 5, 5, 10]]]
+    behind = share([group_of(generator, 40), plain.random_group(generator, 0, [[3]]), plain.random_group(generator, 100, [[2]])], 2)
+    assert [[len(group.prefix) for group in part] for part in behind] == [[40, 0], [40, 100]], "40 + 30 + 3, and 40 + 30 + 102"
+
+
+def group_of(generator: np.random.Generator, prefix: int) -> Group:
+    return plain.random_group(generator, prefix, [[30, 5, 5], [5, 5, 10]])
+
+
 def test_alone_there_are_no_ranks_and_nothing_waits(tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text("\n")
     assert join({}) is None
@@ -203,10 +214,12 @@ def test_alone_there_are_no_ranks_and_nothing_waits(tmp_path: Path) -> None:
 # Two processes
 
 
-def test_two_processes_with_a_share_each_are_one(base: MakeBase, tmp_path: Path) -> None:
+def test_two_processes_of_mlx_launch_with_a_share_each_are_one(base: MakeBase, tmp_path: Path) -> None:
     folder = base(num_hidden_layers=2)
-    done = ended(started(["-c", WORK, folder, tmp_path], tmp_path))
-    assert [code for code, *_ in done] == [0, 0], done
+    launcher = [Path(sys.executable).with_name("mlx.launch"), "-n", "2", "--backend", "ring", "--starting-port", free_ports()]
+    command = [str(part) for part in (*launcher, "--", sys.executable, "-c", WORK, folder, tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=DEVNULL, timeout=100, check=True, cwd=HOME)
+    assert (done.stdout, done.stderr) == ("", "")
     first, second = (json.loads((tmp_path / rank / "said.json").read_text()) for rank in "01")
     alone = json.loads(json.dumps(learned(folder, None, tmp_path / "alone")))
     assert json.dumps(first) == json.dumps(second), "every rank returns the same, to the last bit"
@@ -232,12 +245,12 @@ def test_two_processes_with_a_share_each_are_one(base: MakeBase, tmp_path: Path)
     assert sum(step["computed"] for step in first["steps"]) > sum(step["computed"] for step in alone["steps"]), "a prefix on each"
 
 
-def test_mlx_launch_trains_what_one_process_does_and_the_first_alone_writes_and_speaks(
-    place: Path, launched: tuple[Path, str, str]
+def test_two_commands_train_what_one_does_and_the_first_alone_writes_and_speaks(
+    place: Path, two: tuple[Path, list[tuple[int, str, str]]]
 ) -> None:
-    run, out, err = launched
-    assert json.loads(out)["stopped"] == "done", err
-    assert out.count("\n") == 1 and err == ""
+    run, [(code, out, err), follower] = two
+    assert (code, err, follower) == (0, "", (0, "", ""))
+    assert json.loads(out)["stopped"] == "done" and out.count("\n") == 1
     assert runs.faults(run) == []
     assert list((place / "temporary").glob("mlx-distill-*")) == []
     assert [name for name in runs.leftovers(run) if name.startswith(run.name)] == []
@@ -248,7 +261,7 @@ def test_mlx_launch_trains_what_one_process_does_and_the_first_alone_writes_and_
 
 
 def test_ctrl_c_for_one_stops_all_after_the_same_step_and_all_go_on_to_the_same_end(
-    place: Path, launched: tuple[Path, str, str], tmp_path: Path
+    place: Path, two: tuple[Path, list[tuple[int, str, str]]], tmp_path: Path
 ) -> None:
     command = ["-c", FALLS, f"1,5,{signal.SIGINT:d}", "train", place / "recipe.yaml", "--out", tmp_path / "run"]
     (code, out, err), follower = ended(started(command, tmp_path))
@@ -259,7 +272,7 @@ def test_ctrl_c_for_one_stops_all_after_the_same_step_and_all_go_on_to_the_same_
     (code, _, err), follower = ended(started(command, tmp_path))
     assert (code, follower) == (0, (0, "", "")), err
     assert "going on at step 5" in err
-    assert runs.differences(tmp_path / "run", launched[0]) == []
+    assert runs.differences(tmp_path / "run", two[0]) == []
     assert list((place / "temporary").glob("mlx-distill-*")) == []
 
 

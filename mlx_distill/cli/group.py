@@ -16,11 +16,11 @@ from types import FrameType
 import click
 
 from mlx_distill import catalog
-from mlx_distill.backends.launched import rank_of
 from mlx_distill.cli import render
 from mlx_distill.cli.main import COMMANDS
 from mlx_distill.errors import DistillError, Interrupted
 from mlx_distill.observe.interrupts import SIGNALS, stop
+from mlx_distill.observe.launched import rank_of
 
 TOGETHER = ("run", "train")
 """What several processes may do together, started by mlx.launch."""

@@ -1,8 +1,10 @@
 """What a training will need, from the shape of the network and of its micro-batches: memory in bytes, before anything is loaded.
 
-Counted is what stands when the backward pass begins, the usual peak: the weights, the trained values with their gradients and moments,
-what every layer keeps, and the largest of the passing things (the tiles of attention, a piece of logits, one layer's backward pass). The
-figure is compared with the measured peak after every run, and in a test. It knows no backend: what differs between them is in `Device`.
+Counted are the two moments that can be the peak. When the backward pass begins, there stand the weights, the trained values with the sum of
+their gradients and the optimizer's state, what every layer keeps, and the largest of the passing things (the tiles of attention, a piece of
+logits, one layer's backward pass). When the optimizer steps, gradients and new values stand in the place of what the layers kept.
+
+The figure is compared with the measured peak after every run, and in a test. It knows no backend: what differs between them is in `Device`.
 """
 
 from __future__ import annotations
@@ -11,7 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlx_distill.models.families import family_of
 from mlx_distill.models.families._decoder import Sizes
+
+STATE = {"adamw": 2.0, "lion": 1.0, "adafactor": 0.1}
+"""Numbers that an optimizer keeps for each one it trains."""
+PASSES = 8
+"""Arrays of the size of a tile, or of a piece of logits, that stand at once while it is computed (measured)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,29 +32,19 @@ class Learnable:
     """Projections whose inputs are kept for it."""
     state: float
     """Numbers that the optimizer keeps for each: see STATE."""
-    extra: int = 0
-    """Numbers more that an adapted layer keeps for each token: dropped inputs and masks, and what DoRA multiplies."""
-
-    @property
-    def bytes(self) -> int:
-        """Values, the sum of gradients, those of one micro-batch, and the optimizer's state; float32."""
-        return int(4 * self.parameters * (3 + self.state))
-
-
-STATE = {"adamw": 2.0, "lion": 1.0, "adafactor": 0.1}
+    whole: bool = False
+    """All weights of the model. In float32 the trained values are the weights themselves."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The largest micro-batch. `tokens`: of all its rows, padding not counted; `longest`: of one row; `read`: positions learned."""
+    """The largest micro-batch. `tokens`: of all its rows; `longest`: of one row; `read`: positions learned; `prefix`: tokens shared."""
 
     rows: int
     tokens: int
     longest: int
     read: int
     prefix: int
-    alone: bool
-    """Whether it is the only micro-batch of its effective batch: then the prefix's activations stand beside the rows'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,54 +61,66 @@ class Device:
 class Memory:
     weights: int
     learned: int
-    """Trained values, gradients, the optimizer's state."""
+    """Trained values, the sum of their gradients, the optimizer's state."""
     kept: int
-    """By all layers, for the backward pass."""
+    """By all layers, for the backward pass; at its end, the gradients of a micro-batch."""
     passing: int
-    """The largest thing that comes and goes."""
+    """The largest thing that comes and goes in the backward pass."""
+    applying: int
+    """In place of the two: what comes and goes when the optimizer steps."""
 
     @property
     def total(self) -> int:
-        return self.weights + self.learned + self.kept + self.passing
+        return self.weights + self.learned + max(self.kept + self.passing, self.applying)
 
 
 def training_memory(
     config: Mapping[str, Any], *, weight_bytes: int, learnable: Learnable, work: Work, device: Device, recompute: bool
 ) -> Memory:
-    """`recompute`: layers keep their inputs alone (gradient checkpointing)."""
-    size = Sizes.of(config)
-    inside = _kept_inside(size, learnable, device.width)
+    """Of a completed config. `recompute`: layers keep their inputs alone (gradient checkpointing)."""
+    size, numbers = Sizes.of(config), 4 * learnable.parameters
+    inside = _kept_inside(config, size, learnable, device.width)
     layers = size.layers - learnable.first_layer
-    positions = work.tokens + (work.prefix if work.alone else 0)
-    through = size.hidden * device.width
-    shared = 2 * size.layers * 2 * size.kv_heads * size.head * work.prefix * 4  # keys, values, and their cotangents
-    whole = (layers - 1) * positions * inside + _kept_last(size, learnable, work, device.width)
-    alone = 0 if work.alone else layers * work.prefix * inside
-    kept = max(whole, alone) if not recompute else layers * max(positions, work.prefix) * through + positions * inside
+    positions = work.tokens + work.prefix
+    cotangents = 2 * layers * 2 * size.kv_heads * size.head * work.prefix * 4  # of the prefix's keys and values: the sum, and one's own
+    if recompute:
+        fixed = 2 * size.layers * size.kv_heads * size.head * work.prefix * device.width
+        kept = layers * positions * size.hidden * device.width + max(work.tokens, work.prefix) * inside + fixed
+    else:
+        kept = (layers - 1) * positions * inside + _kept_last(size, work, inside, device.width)
     return Memory(
         weights=weight_bytes,
-        learned=learnable.bytes,
-        kept=kept + shared,
-        passing=max(_passing_layer(size, work, device), _passing_head(size, work, device)),
+        learned=int(numbers * ((0 if learnable.whole and device.width == 4 else 1) + 1 + learnable.state)),
+        kept=max(kept + cotangents, numbers),
+        passing=max(_passing_layer(size, work, device), _passing_head(size, learnable, work, device)),
+        applying=3 * numbers,  # the gradient, shortened, and new values or state before the old ones go
     )
 
 
-def _kept_inside(size: Sizes, learnable: Learnable, width: int) -> int:
-    """Bytes a token in one layer. Attention keeps queries, keys, values and its result in float32, whatever the model's type."""
+def _kept_inside(config: Mapping[str, Any], size: Sizes, learnable: Learnable, width: int) -> int:
+    """Bytes a token in one layer: inputs of norms, attention and gates, and of the projections that are trained.
+
+    Attention keeps queries, keys, values and its result in float32, whatever the model's type.
+    """
     attention = size.heads * size.head + size.kv_heads * size.head
-    into = {
-        "attention": bool(learnable.targets & {"q_proj", "k_proj", "v_proj", "qkv_proj"}),
-        "forward": bool(learnable.targets & {"gate_proj", "up_proj", "gate_up_proj"}),
-    }
-    residual = size.hidden * (2 + sum(into.values()))
+    residual = size.hidden * (bool(learnable.targets & {"q_proj", "k_proj", "v_proj", "qkv_proj"}))
+    residual += size.hidden * bool(learnable.targets & {"gate_proj", "up_proj", "gate_up_proj"})
     inner = size.intermediate * (2 + ("down_proj" in learnable.targets))
-    return 2 * attention * 4 + (residual + inner + learnable.extra) * width + (attention * width if width != 4 else 0)
+    copies = attention * width if width != 4 else 0
+    return 2 * attention * 4 + (_normed(config, size) + residual + inner) * width + copies
 
 
-def _kept_last(size: Sizes, learnable: Learnable, work: Work, width: int) -> int:
-    """The last layer goes on with the read positions alone."""
-    every = work.tokens * (2 * size.hidden * width + 2 * size.kv_heads * size.head * 4)
-    return every + work.read * _kept_inside(size, learnable, width)
+def _normed(config: Mapping[str, Any], size: Sizes) -> int:
+    """Numbers a token that go into the norms of one layer."""
+    heads = {"q_norm": size.heads * size.head, "k_norm": size.kv_heads * size.head}
+    names = [name.split(".")[-2] for name in family_of(config).shapes(config) if name.startswith("model.layers.0.")]
+    return sum(heads.get(name, size.hidden) for name in names if name.endswith("norm"))
+
+
+def _kept_last(size: Sizes, work: Work, inside: int, width: int) -> int:
+    """The last layer goes on with the read positions alone, and of a prefix with none."""
+    every = (work.tokens + work.prefix) * (2 * size.hidden * width + 2 * size.kv_heads * size.head * 4)
+    return every + work.read * inside
 
 
 def _passing_layer(size: Sizes, work: Work, device: Device) -> int:
@@ -119,8 +129,10 @@ def _passing_layer(size: Sizes, work: Work, device: Device) -> int:
     forward = 4 * size.intermediate * device.width
     attention = 3 * (2 * size.heads + 4 * size.kv_heads) * size.head * 4
     tile = min(device.tile, size.heads * work.tokens * (work.prefix + work.longest))
-    return positions * (forward + attention) + 5 * 4 * tile
+    return positions * (forward + attention) + PASSES * 4 * tile
 
 
-def _passing_head(size: Sizes, work: Work, device: Device) -> int:
-    return 4 * 3 * min(device.logits, work.read * size.vocabulary) + 3 * work.read * size.hidden * 4
+def _passing_head(size: Sizes, learnable: Learnable, work: Work, device: Device) -> int:
+    """A piece of logits; where the head is trained, the gradient of its table."""
+    table = 4 * 4 * size.vocabulary * size.hidden if learnable.whole else 0
+    return PASSES * 4 * min(device.logits, work.read * size.vocabulary) + 3 * work.read * size.hidden * 4 + table

@@ -70,7 +70,10 @@ class Training:
             )
         self._student, self._spec, self._run, self._events, self._exam = student, spec, run, events, exam
         self._mix = Mix(train, prefix, batch_size=spec.batch_size, accumulate=spec.accumulate, seed=spec.seed, replay=replay)
-        self._validation = Validation(student, valid, prefix, keep=spec.keep, exam=exam) if valid or spec.keep != LOSS else None
+        largest = sum(sorted((len(lesson.row.tokens) for lesson in train), reverse=True)[: spec.batch_size])
+        self._validation = (
+            Validation(student, valid, prefix, keep=spec.keep, exam=exam, tokens=largest) if valid or spec.keep != LOSS else None
+        )
         self.steps = self._mix.per_epoch * spec.epochs
         self._validate_every = spec.validate_every or self._mix.per_epoch
         self._checkpoint_every = spec.checkpoint_every or self._validate_every

@@ -16,7 +16,9 @@ from mlx_distill.data.tokens import Lesson
 from mlx_distill.records import Ids, LossSum
 
 TOKENS_AT_ONCE = 16384
-"""Padded tokens of one forward."""
+"""Tokens of one forward, at most ..."""
+SHARE = 2
+"""... and at most so many times those of the largest micro-batch: without a backward pass they need no more memory than that one does."""
 LOSS = "valid_loss"
 
 
@@ -47,8 +49,12 @@ class Validated:
 class Validation:
     """Of one student. Rows that teach nothing (without a label in the first field) have no loss, and can be answered all the same."""
 
-    def __init__(self, student: Student, rows: Sequence[Lesson], prefix: Ids, *, keep: str, exam: Exam | None = None):
+    def __init__(
+        self, student: Student, rows: Sequence[Lesson], prefix: Ids, *, keep: str, exam: Exam | None = None, tokens: int = TOKENS_AT_ONCE
+    ):
+        """`tokens`: of the largest micro-batch that is trained."""
         assert keep == LOSS or exam is not None, "a metric is measured on answers"
+        self._at_once = min(SHARE * tokens, TOKENS_AT_ONCE)
         self._student, self._rows, self._prefix, self._keep, self._exam = student, rows, prefix, keep, exam
 
     def measure(self) -> Validated:
@@ -66,6 +72,6 @@ class Validation:
 
     def _loss(self) -> float:
         total = LossSum()
-        for batch in by_length(self._rows, TOKENS_AT_ONCE):
+        for batch in by_length(self._rows, self._at_once):
             total = sum(self._student.loss(groups([batch], self._prefix)).values(), total)
         return total.mean

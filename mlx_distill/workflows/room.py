@@ -48,14 +48,13 @@ def room(recipe: Recipe, prepared: Prepared, base: Path, backend: Backend, shape
     works = asked.works(prepared)
     usable = limit or backend.machine().memory - PROCESS
     for recompute in _ways(recipe):
-        memory = max((asked.memory(work, recompute) for work in works), key=lambda memory: memory.total)
+        memory = asked.most(works, recompute)
         if memory.total <= usable:
             return Room(memory, recompute, usable)
-    least = max(asked.memory(of_rows(work, 1), _ways(recipe)[-1]).total for work in works)
     raise DoesNotFit(
         f"the training needs about {size(memory.total)} at its peak ({size(memory.weights)} for the base), and "
         f"{'train.memory_limit is' if limit else 'the machine lends'} {size(usable)}",
-        hint=_way_out(recipe, asked, works, usable, least),
+        hint=_way_out(recipe, asked, works, usable),
     )
 
 
@@ -91,10 +90,13 @@ class _Asked:
             longest=len(longest[0].tokens),
             read=sum(len(row.read_at) for row in longest),
             prefix=prefix,
-            alone=train.accumulate == 1,
         )
 
-    def memory(self, work: Work, recompute: bool) -> Memory:
+    def most(self, works: Sequence[Work], recompute: bool) -> Memory:
+        """For the one that needs most."""
+        return max((self._memory(work, recompute) for work in works), key=lambda memory: memory.total)
+
+    def _memory(self, work: Work, recompute: bool) -> Memory:
         return training_memory(
             self._config, weight_bytes=self._weights, learnable=self._learnable, work=work, device=self._device, recompute=recompute
         )
@@ -105,17 +107,14 @@ def learnable(config: dict[str, Any], shape: LoraShape | None, optimizer: str) -
     family = family_of(config)
     shapes = family.shapes(config)
     if shape is None:
-        return Learnable(sum(map(math.prod, shapes.values())), 0, frozenset(family.PROJECTIONS), STATE[optimizer])
+        return Learnable(sum(map(math.prod, shapes.values())), 0, frozenset(family.PROJECTIONS), STATE[optimizer], whole=True)
     modules = {name.removesuffix(".weight"): of for name, of in shapes.items() if name.endswith("_proj.weight")}
     chosen = adapters.chosen(modules, shape)
-    first = min(map(adapters.layer_of, chosen))
-    outs, ins = (sum(modules[name][side] for name in chosen if adapters.layer_of(name) == first) for side in (0, 1))
     return Learnable(
         parameters=sum(shape.rank * sum(modules[name]) + (modules[name][0] if shape.dora else 0) for name in chosen),
-        first_layer=first,
+        first_layer=min(map(adapters.layer_of, chosen)),
         targets=frozenset(map(adapters.last_name, chosen)),
         state=STATE[optimizer],
-        extra=(outs if shape.dora else 0) + (ins + ins // 4 if shape.dropout else 0),
     )
 
 
@@ -129,13 +128,25 @@ def _ways(recipe: Recipe) -> list[bool]:
     return {"auto": [False, True], "always": [True], "never": [False]}[recipe.train.checkpoint_activations]
 
 
-def _way_out(recipe: Recipe, asked: _Asked, works: Sequence[Work], usable: int, least: int) -> str:
+def _way_out(recipe: Recipe, asked: _Asked, works: Sequence[Work], usable: int) -> str:
+    """What would fit, the quicker way first: fewer rows at a time, then activations computed again though the recipe says never."""
     train = recipe.train
-    for rows in range(train.batch_size - 1, 0, -1):
-        if all(asked.memory(of_rows(work, rows), _ways(recipe)[-1]).total <= usable for work in works):
-            more = math.ceil(train.batch_size * train.accumulate / rows)
-            return f"the same steps fit with --set train.batch_size={rows} --set train.accumulate={more}"
-    if train.checkpoint_activations == "never":
-        return "try --set train.checkpoint_activations=auto"
-    smaller = "a smaller base" if recipe.base.bits is not None and recipe.base.bits <= 4 else "--set base.bits=4, or a smaller base"
-    return f"a single row needs {size(least)}: lower train.max_tokens, or take {smaller}"
+    never = train.checkpoint_activations == "never"
+    for recompute in (False, True) if never else (True,):
+        for rows in range(train.batch_size, 0, -1):
+            if asked.most([of_rows(work, rows) for work in works], recompute).total <= usable:
+                sets = (
+                    {"batch_size": rows, "accumulate": math.ceil(train.batch_size * train.accumulate / rows)}
+                    if rows < train.batch_size
+                    else {}
+                )
+                sets |= {"checkpoint_activations": "auto"} if never and recompute else {}
+                return "it fits with " + " ".join(f"--set train.{key}={value}" for key, value in sets.items())
+    least = asked.most([of_rows(work, 1) for work in works], True)
+    if recipe.lora is None:
+        smaller = "train an adapter (without `lora: none`), or a smaller base"
+    else:
+        smaller = (
+            "take a smaller base" if recipe.base.bits is not None and recipe.base.bits <= 4 else "take --set base.bits=4, or a smaller base"
+        )
+    return f"a single row needs {size(least.total)}: lower train.max_tokens, or {smaller}"

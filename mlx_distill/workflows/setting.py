@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_distill.backends.base import Backend, Ranks, Student
-from mlx_distill.backends.launched import rank_of
+from mlx_distill.observe.launched import rank_of
 from mlx_distill.observe.progress import Progress
 from mlx_distill.recipe.load import Loaded, load
 

@@ -18,13 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_distill.backends.mlx.elementwise import exp_below, on_cpu, weighted_gap
+from mlx_distill.backends.mlx.elementwise import after, exp_below, on_cpu, weighted_gap
 from mlx_distill.records import Ids
 
 TILE_CPU, TILE_GPU = 1 << 19, 1 << 26
@@ -153,37 +152,23 @@ class Layout:
         return mx.array(np.where(np.tile(hidden, (1, self._repeats, 1)), -np.inf, 0).astype(np.float32)[:, None])
 
 
-def attend(queries: mx.array, keys: mx.array, values: mx.array, prefix: tuple[mx.array, mx.array] | None, layout: Layout, *,
-           scale: float, cap: float | None = None) -> mx.array:  # fmt: skip
-    """(queries, heads, width), of the queries' type. `cap`: scores become cap * tanh(score / cap) (Gemma 2)."""
-    heads, kv_heads = queries.shape[1], keys.shape[1]
-    tiles = _Tiles(layout, scale, cap, heads // kv_heads)
+class Tiles:
+    """The computation over a layout's tiles, float32. Inside a tile: (rows, kv heads, repeats * queries, ...).
 
-    @mx.custom_function
-    def attention(*arrays: mx.array) -> tuple[mx.array, mx.array]:
-        return tiles.forward(*arrays)
-
-    @attention.vjp
-    def pull(primals: list[mx.array], cotangents: list[mx.array], outputs: list[mx.array]) -> list[mx.array]:
-        return tiles.backward(primals, cotangents[0], *outputs)
-
-    arrays = [array.astype(mx.float32) for array in (queries, keys, values, *(prefix or ()))]
-    out: mx.array = cast(Any, attention(*arrays))[0]
-    return out.astype(queries.dtype)
-
-
-class _Tiles:
-    """The computation over a layout's tiles. Inside a tile: (rows, kv heads, repeats * queries, ...)."""
+    `cap`: scores become cap * tanh(score / cap) (Gemma 2). `repeats`: heads of queries to one of keys.
+    """
 
     def __init__(self, layout: Layout, scale: float, cap: float | None, repeats: int):
         self._layout, self._scale, self._cap, self._repeats = layout, scale, cap, repeats
 
     def forward(self, q: mx.array, k: mx.array, v: mx.array, *prefix: mx.array) -> tuple[mx.array, mx.array]:
-        outs, logs = [], []
+        """Out (queries, heads, width) and lse (queries, heads, 1)."""
+        outs: list[mx.array] = []
+        logs: list[mx.array] = []
         for rows in self._layout.sets:
             own = _of_rows(k, rows.keys), _of_rows(v, rows.keys)
             for block in rows.blocks:
-                query = self._folded(q, block) * self._scale
+                query = after(self._folded(q, block) * self._scale, *outs[-1:])
                 scores = [self._scores(query, part)[0] for part in _parts(own, block, prefix)]
                 top = _largest([score.max(axis=-1, keepdims=True) for score in scores])
                 weights = [exp_below(score, top) for score in scores]
@@ -195,19 +180,23 @@ class _Tiles:
         return mx.concatenate(outs)[back], mx.concatenate(logs)[back]
 
     def backward(self, primals: Sequence[mx.array], dout: mx.array, out: mx.array, lse: mx.array) -> list[mx.array]:
+        """The cotangents of what `forward` was given, from that of its result."""
         q, k, v, *prefix = primals
         delta = (dout * out).sum(axis=-1, keepdims=True)
-        dqs, dks, dvs = [], [], []
+        dqs: list[mx.array] = []
+        dks, dvs = [], []
         shared: list[list[mx.array]] = [[], []]
+        done: list[mx.array] = []
         for rows in self._layout.sets:
             own = _of_rows(k, rows.keys), _of_rows(v, rows.keys)
             dk: list[mx.array] = []
             dv: list[mx.array] = []
             for block in rows.blocks:
-                query = self._folded(q, block) * self._scale
+                query = after(self._folded(q, block) * self._scale, *done)
                 upstream, log = self._folded(dout, block, zero=True), self._folded(lse, block)
                 along = self._folded(delta, block, zero=True)
                 pulled = [self._pull(query, part, upstream, log, along) for part in _parts(own, block, prefix)]
+                done = [array for part in pulled for array in part]
                 dqs.append(self._unfolded(_sum([dq for dq, _, _ in pulled]) * self._scale, block))
                 if prefix:
                     shared[0].append(pulled[0][1].sum(axis=0))

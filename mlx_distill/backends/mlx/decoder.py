@@ -1,17 +1,17 @@
 """The layers of the families' models, forwarded for learning: packed rows, a shared prefix, and nothing that nobody reads.
 
-mlx-lm's modules hold the weights (and the adapters put on them); the computation is written here, so that
+mlx-lm's modules hold the weights (and the adapters put on them); the computation is written here, on a tape, so that
 
 - rows lie one after another, (n, hidden): no linear layer sees padding;
 - attention goes over prefix and rows in tiles (backends.mlx.attention);
 - the last layer computes queries, attention and feed-forward at the positions that are read alone, and for a prefix at none.
 
-It knows no losses and no gradients. `n` tokens, `k` read positions, `p` tokens of the prefix.
+It knows no losses. `n` tokens, `k` read positions, `p` tokens of the prefix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -19,16 +19,13 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_distill.backends.mlx.attention import Layout, attend
-from mlx_distill.backends.mlx.elementwise import geglu, rms_norm, swiglu
+from mlx_distill.backends.mlx.attention import Layout
+from mlx_distill.backends.mlx.elementwise import GEGLU, SWIGLU, Gate
+from mlx_distill.backends.mlx.tape import Tape, Var
 from mlx_distill.records import Ids
 
 KeysValues = list[mx.array]
 """Keys and values of each layer in turn, each (kv heads, p, width)."""
-Block = Callable[..., Sequence[mx.array]]
-"""(x, and the prefix's keys and values where there is one) to (x, keys, values) of the rows' own tokens."""
-Through = Callable[[int, Block, Sequence[mx.array]], Sequence[mx.array]]
-"""How layer i is called: at once, or so that its activations are computed again in the backward pass."""
 
 
 class Packed:
@@ -61,100 +58,97 @@ class Packed:
         return self._layouts[read, window]
 
 
-def directly(_: int, block: Block, arrays: Sequence[mx.array]) -> Sequence[mx.array]:
-    return block(*arrays)
-
-
-def hidden_states(model: nn.Module, packed: Packed, prefix: KeysValues | None, through: Through = directly) -> mx.array:
+def hidden_states(tape: Tape, model: nn.Module, packed: Packed, prefix: Sequence[Var]) -> Var:
     """(k, hidden), after the last norm, at the positions that are read."""
-    x = _embedded(model, packed.tokens)
+    x = _embedded(tape, model, packed.tokens)
     last = len(model.layers) - 1
     for i, layer in enumerate(model.layers):
-        shared = prefix[2 * i : 2 * i + 2] if prefix else []
-        block = partial(_block, layer, packed.positions, packed.tiles(layer, read=i == last), packed.read if i == last else None)
-        x, _, _ = through(i, block, [x, *shared])
-    return _normed(model.model.norm, x)
+        read = packed.read if i == last else None
+        x, _, _ = tape.layer(i, layer, partial(_block, layer, packed, read), [x, *prefix[2 * i : 2 * i + 2]])
+    return tape.norm(model.model.norm, x)
 
 
-def prefix_keys_values(model: nn.Module, prefix: Ids, through: Through = directly) -> KeysValues:
-    """Forward a prefix alone. Of the last layer nothing but keys and values is computed."""
+def prefix_states(tape: Tape, model: nn.Module, prefix: Ids) -> list[Var]:
+    """The keys and values of a prefix (p,) forwarded alone, as `KeysValues`. Of the last layer nothing else is computed."""
     packed = Packed(model, [prefix], None, 0)
-    x = _embedded(model, packed.tokens)
-    out: KeysValues = []
+    x = _embedded(tape, model, packed.tokens)
+    out: list[Var] = []
     last = len(model.layers) - 1
     for i, layer in enumerate(model.layers):
-        whole = partial(_block, layer, packed.positions, packed.tiles(layer, read=False), None)
-        x, keys, values = through(i, whole if i < last else partial(_asked, layer, packed.positions), [x])
-        out += [keys.transpose(1, 0, 2), values.transpose(1, 0, 2)]
+        x, keys, values = tape.layer(i, layer, partial(_block, layer, packed, None) if i < last else partial(_asked, layer, packed), [x])
+        out += [tape.moved(_heads_first, keys), tape.moved(_heads_first, values)]
     return out
 
 
-def _asked(layer: Any, positions: mx.array, x: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    """Of a layer only what later queries ask: the queries of its own are never evaluated."""
-    _, keys, values = _heads(layer.self_attn, _normed(layer.input_layernorm, x), positions, None)
+def prefix_keys_values(model: nn.Module, prefix: Ids) -> KeysValues:
+    """For those who learn nothing."""
+    return [var.value for var in prefix_states(Tape(), model, prefix)]
+
+
+def _block(layer: Any, packed: Packed, read: mx.array | None, tape: Tape, x: Var, *prefix: Var) -> tuple[Var, Var, Var]:
+    """One layer. `read`: the only positions to go on with; None: all."""
+    attention = layer.self_attn
+    queries, keys, values = _asking(attention, packed, read, tape, tape.norm(layer.input_layernorm, x))
+    layout, cap = packed.tiles(layer, read=read is not None), getattr(attention, "attn_logit_softcapping", None)
+    mixed = tape.attended(queries, keys, values, prefix, layout, scale=attention.scale, cap=cap)
+    mixed = tape.linear(attention.o_proj, tape.moved(lambda x: x.reshape(x.shape[0], -1), mixed))
+    x = _picked(tape, x, read)
+    if "pre_feedforward_layernorm" in layer:  # Gemma 2: norms before and after each half
+        x = tape.added(x, tape.norm(layer.post_attention_layernorm, mixed))
+        inner = _feed_forward(layer.mlp, tape, tape.norm(layer.pre_feedforward_layernorm, x), GEGLU)
+        return tape.added(x, tape.norm(layer.post_feedforward_layernorm, inner)), keys, values
+    x = tape.added(x, mixed)
+    return tape.added(x, _feed_forward(layer.mlp, tape, tape.norm(layer.post_attention_layernorm, x), SWIGLU)), keys, values
+
+
+def _asked(layer: Any, packed: Packed, tape: Tape, x: Var) -> tuple[Var, Var, Var]:
+    """Of a layer only what later queries ask: the queries of its own are never computed."""
+    _, keys, values = _asking(layer.self_attn, packed, None, tape, tape.norm(layer.input_layernorm, x))
     return x, keys, values
 
 
-def _block(
-    layer: Any, positions: mx.array, layout: Layout, read: mx.array | None, x: mx.array, *shared: mx.array
-) -> tuple[mx.array, mx.array, mx.array]:
-    """One layer. `read`: the only positions to go on with; None: all."""
-    attention = layer.self_attn
-    queries, keys, values = _heads(attention, _normed(layer.input_layernorm, x), positions, read)
-    prefix = (shared[0], shared[1]) if shared else None
-    cap = getattr(attention, "attn_logit_softcapping", None)
-    mixed = attend(queries, keys, values, prefix, layout, scale=attention.scale, cap=cap)
-    mixed = attention.o_proj(mixed.reshape(mixed.shape[0], -1))
-    if read is not None:
-        x = x[read]
-    if "pre_feedforward_layernorm" in layer:  # Gemma 2: norms before and after each half
-        x = x + _normed(layer.post_attention_layernorm, mixed)
-        inner = _feed_forward(layer.mlp, _normed(layer.pre_feedforward_layernorm, x), geglu)
-        return x + _normed(layer.post_feedforward_layernorm, inner), keys, values
-    x = x + mixed
-    return x + _feed_forward(layer.mlp, _normed(layer.post_attention_layernorm, x), swiglu), keys, values
-
-
-def _heads(attention: Any, x: mx.array, positions: mx.array, read: mx.array | None) -> tuple[mx.array, mx.array, mx.array]:
+def _asking(attention: Any, packed: Packed, read: mx.array | None, tape: Tape, x: Var) -> tuple[Var, Var, Var]:
     """Queries (k, heads, width), keys and values (n, kv heads, width), turned by their positions."""
     if "qkv_proj" in attention:
         width = attention.head_dim
         cuts = [attention.n_heads * width, (attention.n_heads + attention.n_kv_heads) * width]
-        queries, keys, values = mx.split(attention.qkv_proj(x), cuts, axis=-1)
-        queries = queries if read is None else queries[read]
+        queries, keys, values = tape.split(tape.linear(attention.qkv_proj, x), cuts)
+        queries = _picked(tape, queries, read)
     else:
-        keys, values = attention.k_proj(x), attention.v_proj(x)
-        queries = attention.q_proj(x if read is None else x[read])
+        keys, values = tape.linear(attention.k_proj, x), tape.linear(attention.v_proj, x)
+        queries = tape.linear(attention.q_proj, _picked(tape, x, read))
     queries, keys, values = (
-        part.reshape(part.shape[0], heads, -1)
+        tape.moved(lambda x, heads=heads: x.reshape(x.shape[0], heads, -1), part)  # type: ignore[misc]
         for part, heads in ((queries, attention.n_heads), (keys, attention.n_kv_heads), (values, attention.n_kv_heads))
     )
     if "q_norm" in attention:
-        queries, keys = _normed(attention.q_norm, queries), _normed(attention.k_norm, keys)
-    asked = positions if read is None else positions[read]
-    return _turned(attention.rope, queries, asked), _turned(attention.rope, keys, positions), values
+        queries, keys = tape.norm(attention.q_norm, queries), tape.norm(attention.k_norm, keys)
+    at = packed.positions
+    return _turned(tape, attention.rope, queries, at if read is None else at[read]), _turned(tape, attention.rope, keys, at), values
 
 
-def _turned(rope: Any, x: mx.array, positions: mx.array) -> mx.array:
+def _turned(tape: Tape, rope: Any, x: Var, positions: mx.array) -> Var:
     """Rotary embedding of (n, heads, width): each token is a row of its own, at an offset of its own."""
-    out: mx.array = rope(x[:, :, None], offset=positions)
-    return out[:, :, 0]
+    return tape.moved(lambda x: rope(x[:, :, None], offset=positions)[:, :, 0], x)
 
 
-def _feed_forward(mlp: Any, x: mx.array, gated: Callable[[mx.array, mx.array], mx.array]) -> mx.array:
+def _picked(tape: Tape, x: Var, read: mx.array | None) -> Var:
+    return x if read is None else tape.moved(lambda x: x[read], x)
+
+
+def _feed_forward(mlp: Any, tape: Tape, x: Var, gate: Gate) -> Var:
     if "gate_up_proj" in mlp:
-        gate, up = mx.split(mlp.gate_up_proj(x), 2, axis=-1)
+        both = tape.linear(mlp.gate_up_proj, x)
+        first, up = tape.split(both, [both.shape[-1] // 2])
     else:
-        gate, up = mlp.gate_proj(x), mlp.up_proj(x)
-    out: mx.array = mlp.down_proj(gated(gate, up))
-    return out
+        first, up = tape.linear(mlp.gate_proj, x), tape.linear(mlp.up_proj, x)
+    return tape.linear(mlp.down_proj, tape.gated(gate, first, up))
 
 
-def _normed(norm: Any, x: mx.array) -> mx.array:
-    """mlx-lm's Gemma keeps the weight less 1, in a class of its own."""
-    return rms_norm(x, norm.weight if isinstance(norm, nn.RMSNorm) else 1.0 + norm.weight, norm.eps)
+def _embedded(tape: Tape, model: nn.Module, tokens: mx.array) -> Var:
+    x = tape.embedded(model.model.embed_tokens, tokens)
+    return tape.moved(lambda x: x * model.args.hidden_size**0.5, x) if model.model_type == "gemma2" else x
 
 
-def _embedded(model: nn.Module, tokens: mx.array) -> mx.array:
-    x: mx.array = model.model.embed_tokens(tokens)
-    return x * model.args.hidden_size**0.5 if model.model_type == "gemma2" else x
+def _heads_first(x: mx.array) -> mx.array:
+    return x.transpose(1, 0, 2)

@@ -8,6 +8,7 @@ MLX's own functions are taken. What is kept for the backward pass is the input a
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, wraps
 from typing import Any, TypeVar, cast
 
@@ -21,16 +22,15 @@ HIGHEST = 60.0
 _LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440e-4
 _COEFFICIENTS = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
-_traced = 0
+_traced: set[tuple[object, ...]] = set()
 
 
 def _compiled(function: Kernel) -> Kernel:
-    """Traced once for each number of dimensions, whatever the lengths, and counted."""
+    """Traced and compiled once for each kind of arguments (types, numbers of dimensions), whatever their lengths."""
 
     @wraps(function)
     def traced(*arrays: mx.array) -> Any:
-        global _traced
-        _traced += 1
+        _traced.add((function.__name__, *((array.dtype, array.ndim) for array in arrays)))
         return function(*arrays)
 
     return cast(Kernel, mx.compile(traced, shapeless=True))
@@ -52,8 +52,8 @@ def compiles() -> bool:
 
 
 def compilations() -> int:
-    """How many kernels were traced and compiled in this process; 0 where MLX does not compile."""
-    return _traced if compiles() else 0
+    """How many kernels there are in this process, at most; 0 where MLX does not compile. It does not grow with new lengths."""
+    return len(_traced) if compiles() else 0
 
 
 @cache
@@ -69,68 +69,70 @@ def exp_below(x: mx.array, top: mx.array) -> mx.array:
     return _times(mantissa, mx.view(exponent, mx.float32))
 
 
-def swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    """silu(gate) * up; only the two inputs are kept."""
-    return _gated(_swiglu, _swiglu_vjp, gate, up)
+def after(x: mx.array, *others: mx.array) -> mx.array:
+    """x, not to be used before the others are computed: MLX orders a graph by its edges alone, and may hold two tiles for one."""
+    return mx.depends([x], list(others))[0] if others else x
 
 
-def geglu(gate: mx.array, up: mx.array) -> mx.array:
-    """gelu_approx(gate) * up (the tanh form); only the two inputs are kept."""
-    return _gated(_geglu, _geglu_vjp, gate, up)
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """activation(gate) * up, and back: (gate, up, cotangent) to the cotangents of both."""
+
+    forward: Callable[[mx.array, mx.array], mx.array]
+    pull: Callable[[mx.array, mx.array, mx.array], tuple[mx.array, mx.array]]
 
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
     """x / rms(x) * weight over the last axis (Zhang and Sennrich, 2019)."""
     if not on_cpu():
         return mx.fast.rms_norm(x, weight, eps)
+    return _scaled(x, _inverse_rms(x, eps), weight)
 
-    @mx.custom_function
-    def norm(x: mx.array, weight: mx.array) -> mx.array:
-        return _scaled(x, _inverse_rms(x, eps), weight)
 
-    @norm.vjp
-    def pull(primals: list[mx.array], cotangent: mx.array, _: mx.array) -> tuple[mx.array, mx.array]:
-        x, weight = primals
-        inverse = _inverse_rms(x, eps)
-        along = mx.sum(_product(x, cotangent, weight), axis=-1, keepdims=True)
-        dx = _norm_vjp(x, cotangent, weight, inverse, along * mx.square(inverse) / x.shape[-1])
-        dweight = mx.sum((x * inverse * cotangent).reshape(-1, x.shape[-1]), axis=0)
-        return dx, dweight.astype(weight.dtype)
-
-    return cast(mx.array, norm(x, weight))
+def rms_norm_pull(x: mx.array, weight: mx.array, eps: float, cotangent: mx.array) -> tuple[mx.array, mx.array]:
+    """The cotangents of x and, float32, of the weight."""
+    if not on_cpu():
+        dx, dweight = mx.vjp(lambda x, weight: mx.fast.rms_norm(x, weight, eps), [x, weight], [cotangent])[1]
+        return dx, dweight.astype(mx.float32)
+    inverse = _inverse_rms(x, eps)
+    along = mx.sum(_product(x, cotangent, weight), axis=-1, keepdims=True)
+    dx = _norm_pulled(x, cotangent, weight, inverse, along * mx.square(inverse) / x.shape[-1])
+    dweight = mx.sum((x * inverse * cotangent).reshape(-1, x.shape[-1]), axis=0)
+    return dx, dweight.astype(mx.float32)
 
 
 def _inverse_rms(x: mx.array, eps: float) -> mx.array:
     return mx.rsqrt(mx.sum(mx.square(x), axis=-1, keepdims=True) / x.shape[-1] + eps)
 
 
-def _gated(forward: Callable[..., mx.array], backward: Callable[..., tuple[mx.array, mx.array]], gate: mx.array, up: mx.array) -> mx.array:
-    function = mx.custom_function(forward)
-    function.vjp(lambda primals, cotangent, _: backward(*primals, cotangent))
-    return cast(mx.array, function(gate, up))
-
-
 def _swiglu(gate: mx.array, up: mx.array) -> mx.array:
-    return _swiglu_of(_sigmoid(gate), gate, up)
+    return _gated(*_negative_exp(gate), gate, up)
 
 
-def _swiglu_vjp(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
-    return _swiglu_pulled(_sigmoid(gate), gate, up, cotangent)
+def _swiglu_pull(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
+    return _swiglu_pulled(*_negative_exp(gate), gate, up, cotangent)
 
 
 def _geglu(gate: mx.array, up: mx.array) -> mx.array:
-    return _swiglu_of(_sigmoid(_inside(gate)), gate, up)
+    return _gated(*_negative_exp(_inside(gate)), gate, up)
 
 
-def _geglu_vjp(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
-    return _geglu_pulled(_sigmoid(_inside(gate)), gate, up, cotangent)
+def _geglu_pull(gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
+    return _geglu_pulled(*_negative_exp(_inside(gate)), gate, up, cotangent)
 
 
-def _sigmoid(x: mx.array) -> mx.array:
+SWIGLU = Gate(_swiglu, _swiglu_pull)
+"""silu(gate) * up"""
+GEGLU = Gate(_geglu, _geglu_pull)
+"""gelu_approx(gate) * up, the tanh form"""
+
+
+def _negative_exp(x: mx.array) -> tuple[mx.array, mx.array]:
+    """exp(-x) as a product of two, which the next kernel multiplies out."""
     if not on_cpu():
-        return mx.sigmoid(x)
+        return _exp_negative(x), mx.ones((), x.dtype)
     mantissa, exponent = _split_negative(x)
-    return _one_over_one_plus(mantissa, mx.view(exponent, mx.float32))
+    return mantissa, mx.view(exponent, mx.float32)
 
 
 # The kernels. Each is traced once, whatever the shapes.
@@ -173,17 +175,19 @@ def _exp_below(x: mx.array, top: mx.array) -> mx.array:
 
 
 @_compiled
-def _one_over_one_plus(a: mx.array, b: mx.array) -> mx.array:
-    return 1.0 / (1.0 + a * b)
+def _exp_negative(x: mx.array) -> mx.array:
+    return mx.exp(mx.minimum(mx.maximum(-x, LOWEST), HIGHEST))
 
 
 @_compiled
-def _swiglu_of(sigmoid: mx.array, gate: mx.array, up: mx.array) -> mx.array:
-    return gate * sigmoid * up
+def _gated(a: mx.array, b: mx.array, gate: mx.array, up: mx.array) -> mx.array:
+    """gate * sigmoid * up, where sigmoid is 1 / (1 + a b)."""
+    return gate * up / (1.0 + a * b)
 
 
 @_compiled
-def _swiglu_pulled(sigmoid: mx.array, gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
+def _swiglu_pulled(a: mx.array, b: mx.array, gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
+    sigmoid = 1.0 / (1.0 + a * b)
     return cotangent * up * sigmoid * (1.0 + gate * (1.0 - sigmoid)), cotangent * gate * sigmoid
 
 
@@ -194,7 +198,8 @@ def _inside(x: mx.array) -> mx.array:
 
 
 @_compiled
-def _geglu_pulled(sigmoid: mx.array, gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
+def _geglu_pulled(a: mx.array, b: mx.array, gate: mx.array, up: mx.array, cotangent: mx.array) -> tuple[mx.array, mx.array]:
+    sigmoid = 1.0 / (1.0 + a * b)
     slope = 1.5957691216057308 * (1.0 + 0.134145 * gate * gate)
     return cotangent * up * sigmoid * (1.0 + gate * (1.0 - sigmoid) * slope), cotangent * gate * sigmoid
 
@@ -210,5 +215,5 @@ def _product(x: mx.array, y: mx.array, weight: mx.array) -> mx.array:
 
 
 @_compiled
-def _norm_vjp(x: mx.array, cotangent: mx.array, weight: mx.array, inverse: mx.array, along: mx.array) -> mx.array:
+def _norm_pulled(x: mx.array, cotangent: mx.array, weight: mx.array, inverse: mx.array, along: mx.array) -> mx.array:
     return inverse * (cotangent * weight - x * along)

@@ -12,19 +12,20 @@ Liger Kernel's fused linear cross entropy; Hsu et al., 2024).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from numpy.typing import NDArray
 
-from mlx_distill.backends.mlx.decoder import KeysValues, Packed, Through, directly, hidden_states
+from mlx_distill.backends.mlx.decoder import Packed, hidden_states
 from mlx_distill.backends.mlx.elementwise import exp_below, on_cpu
 from mlx_distill.backends.mlx.model import Head
+from mlx_distill.backends.mlx.tape import Learned, Tape, Var
 from mlx_distill.records import Ids, LossSum, TokenRow
 
-LOGITS_CPU, LOGITS_GPU = 1 << 23, 1 << 26
-"""Logits that exist at once: 32 MB, and 256 MB."""
+LOGITS_CPU, LOGITS_GPU = 1 << 22, 1 << 26
+"""Logits of a piece: 16 MB, and 256 MB. MLX begins some pieces before the last ones are done: see models.estimates."""
 
 
 class Batch:
@@ -46,46 +47,53 @@ class Batch:
         return {row.id: LossSum(float(nat), float(w)) for row, nat, w in zip(self.rows, sums, weights, strict=True)}
 
 
-def nlls(model: nn.Module, head: Head, batch: Batch, prefix: KeysValues | None, through: Through = directly) -> mx.array:
+def nlls(tape: Tape, model: nn.Module, head: Head, batch: Batch, prefix: Sequence[Var]) -> Var:
     """Nats of each learned position, (k,) float32, unweighted."""
-    hidden = hidden_states(model, batch.packed, prefix, through)
+    hidden = hidden_states(tape, model, batch.packed, prefix)
     free = np.array([ids is None for ids in batch.allowed], bool)
     if free.all():
-        return free_nll(head, hidden, batch.targets)
-    out = mx.zeros(len(free))
-    closed = np.flatnonzero(~free)
+        return free_nll(tape, head, hidden, batch.targets)
     allowed = [ids for ids in batch.allowed if ids is not None]
-    out[mx.array(closed)] = _closed_nll(head, hidden[mx.array(closed)], allowed, batch.targets[closed])
+    closed, where = np.flatnonzero(~free), np.flatnonzero(free)
+    parts = [closed_nll(tape, head, _at(tape, hidden, closed), allowed, batch.targets[closed])]
     if free.any():
-        where = np.flatnonzero(free)
-        out[mx.array(where)] = free_nll(head, hidden[mx.array(where)], batch.targets[where])
-    return out
+        parts.append(free_nll(tape, head, _at(tape, hidden, where), batch.targets[where]))
+    return _at(tape, tape.joined(parts), np.argsort(np.concatenate([closed, where])))
 
 
-def free_nll(head: Head, hidden: mx.array, targets: Ids, *, at_once: int | None = None) -> mx.array:
+def _at(tape: Tape, x: Var, places: NDArray[np.int64]) -> Var:
+    index = mx.array(places.astype(np.int32))
+    return tape.moved(lambda x: x[index], x)
+
+
+def free_nll(tape: Tape, head: Head, hidden: Var, targets: Ids, *, at_once: int | None = None) -> Var:
     """(k, hidden) to (k,) nats over the whole vocabulary. `at_once`: how many logits exist at a time."""
     step = max(1, (at_once or (LOGITS_CPU if on_cpu() else LOGITS_GPU)) // head.vocabulary)
-    ids = mx.array(targets)
+    ids, states = mx.array(targets), hidden.value
     pieces = [slice(at, at + step) for at in range(0, len(targets), step)]
+    parts = [_nll_and_slope(head, states[piece], ids[piece]) for piece in pieces]
+    slopes = mx.concatenate([slope for _, slope in parts])
 
-    @mx.custom_function
-    def nll(hidden: mx.array, *table: mx.array) -> tuple[mx.array, mx.array]:
-        parts = [_nll_and_slope(head, hidden[piece], ids[piece]) for piece in pieces]
-        return mx.concatenate([nll for nll, _ in parts]), mx.concatenate([slope for _, slope in parts])
-
-    @nll.vjp
-    def pull(
-        primals: mx.array | Sequence[mx.array], cotangents: Sequence[mx.array], outputs: Sequence[mx.array]
-    ) -> mx.array | list[mx.array]:
+    def pull(cotangents: Sequence[mx.array], learned: Learned | None) -> list[mx.array]:
         each = cotangents[0][:, None]
-        by_hidden = (each * outputs[1]).astype(hidden.dtype)
-        if isinstance(primals, mx.array):  # MLX hands over a lone argument as itself
-            return by_hidden
-        states, table = primals
-        by_table = [_dlogits(head, states[piece], ids[piece], each[piece]).T @ states[piece].astype(mx.float32) for piece in pieces]
-        return [by_hidden, _sum(by_table).astype(table.dtype)]
+        if learned is not None:
+            learned([_sum([_by_table(head, states[piece], ids[piece], each[piece]) for piece in pieces])])
+        return [(each * slopes).astype(states.dtype)]
 
-    return cast(mx.array, cast(Any, nll(hidden, *head.trained))[0])
+    return tape.piece(head.table, mx.concatenate([nll for nll, _ in parts]), [hidden], pull)
+
+
+def closed_nll(tape: Tape, head: Head, hidden: Var, allowed: Sequence[Ids], targets: Ids) -> Var:
+    """The same among the allowed ids: one matmul with the union of the rows of the head, the others masked out."""
+    union, mask = union_of(allowed)
+    assert all(target in ids for target, ids in zip(targets, allowed, strict=True)), "a target is not among its allowed ids"
+    rows, seen, at = mx.array(union), mx.array(mask), mx.array(np.searchsorted(union, targets).astype(np.int32))[:, None]
+
+    def compute(hidden: mx.array) -> mx.array:
+        logits = mx.where(seen, head.logits(hidden, rows), -mx.inf)
+        return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, at, axis=-1)[:, 0]
+
+    return tape.computed(head.table, compute, hidden)
 
 
 def _nll_and_slope(head: Head, hidden: mx.array, ids: mx.array) -> tuple[mx.array, mx.array]:
@@ -97,16 +105,20 @@ def _nll_and_slope(head: Head, hidden: mx.array, ids: mx.array) -> tuple[mx.arra
     at = ids[:, None]
     nll = top + mx.log(total) - mx.take_along_axis(logits, at, axis=-1)
     if bend is None:
-        return nll[:, 0], head.mixed(weights) / total - head.rows(ids)
-    return nll[:, 0], head.mixed(weights * bend) / total - head.rows(ids) * mx.take_along_axis(bend, at, axis=-1)
+        slope = head.mixed(weights) / total - head.rows(ids)
+    else:
+        slope = head.mixed(weights * bend) / total - head.rows(ids) * mx.take_along_axis(bend, at, axis=-1)
+    mx.eval(nll, slope)  # at once: MLX begins what comes next, allocation and all, before this is done
+    return nll[:, 0], slope
 
 
-def _dlogits(head: Head, hidden: mx.array, ids: mx.array, each: mx.array) -> mx.array:
-    """Of sum(each * nll), by the head's outputs, (c, V): only where the head itself is trained."""
+def _by_table(head: Head, hidden: mx.array, ids: mx.array, each: mx.array) -> mx.array:
+    """Of sum(each * nll), by the head's weight, (V, hidden) float32: only where the head itself is trained."""
     logits, bend = head.bent(hidden)
     out = mx.softmax(logits, axis=-1) * each
     out = mx.put_along_axis(out, ids[:, None], mx.take_along_axis(out, ids[:, None], axis=-1) - each, axis=-1)
-    return out if bend is None else out * bend
+    out = out if bend is None else out * bend
+    return out.T @ hidden.astype(mx.float32)
 
 
 def _sum(arrays: Sequence[mx.array]) -> mx.array:
@@ -114,15 +126,6 @@ def _sum(arrays: Sequence[mx.array]) -> mx.array:
     for array in arrays[1:]:
         total = total + array
     return total
-
-
-def _closed_nll(head: Head, hidden: mx.array, allowed: Sequence[Ids], targets: Ids) -> mx.array:
-    """The same among the allowed ids: one matmul with the union of the rows of the head, the others masked out."""
-    union, mask = union_of(allowed)
-    assert all(target in ids for target, ids in zip(targets, allowed, strict=True)), "a target is not among its allowed ids"
-    logits = mx.where(mx.array(mask), head.logits(hidden, mx.array(union)), -mx.inf)
-    at = mx.array(np.searchsorted(union, targets).astype(np.int32))
-    return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, at[:, None], axis=-1)[:, 0]
 
 
 def union_of(allowed: Sequence[Ids]) -> tuple[Ids, np.ndarray]:

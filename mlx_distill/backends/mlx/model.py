@@ -40,9 +40,9 @@ class Head:
     """The last matmul of a model: hidden states to logits."""
 
     def __init__(self, model: nn.Module):
-        self._table: Any = model.lm_head if "lm_head" in model else model.model.embed_tokens
+        self.table: Any = model.lm_head if "lm_head" in model else model.model.embed_tokens
         self._cap: float | None = getattr(model, "final_logit_softcapping", None)
-        self.vocabulary = int(self._table.weight.shape[0])
+        self.vocabulary = int(self.table.weight.shape[0])
 
     def logits(self, hidden: mx.array, rows: mx.array | None = None) -> mx.array:
         """(k, hidden) to float32 logits: (k, V), or (k, len(rows)) for those rows of the head alone, packed ones too."""
@@ -54,7 +54,7 @@ class Head:
 
     def mixed(self, weights: mx.array) -> mx.array:
         """(k, V) weights to the weighted sum of the head's rows, (k, hidden) float32."""
-        table = self._table
+        table = self.table
         if "scales" in table:
             packed = {"transpose": False, "group_size": table.group_size, "bits": table.bits}
             out = mx.quantized_matmul(weights.astype(table.scales.dtype), table.weight, table.scales, table.biases, **packed)
@@ -64,20 +64,15 @@ class Head:
 
     def rows(self, ids: mx.array) -> mx.array:
         """The head's rows of some tokens, (k, hidden) float32."""
-        table = self._table
+        table = self.table
         if "scales" in table:
             parts = (table.weight[ids], table.scales[ids], table.biases[ids])
             return mx.dequantize(*parts, group_size=table.group_size, bits=table.bits).astype(mx.float32)
         rows: mx.array = table.weight[ids]
         return rows.astype(mx.float32)
 
-    @property
-    def trained(self) -> list[mx.array]:
-        """The table, where it is being trained."""
-        return [self._table.weight] if "weight" in self._table.trainable_parameters() else []
-
     def _product(self, hidden: mx.array, rows: mx.array | None) -> mx.array:
-        table = self._table
+        table = self.table
         if "scales" in table:
             weight, scales, biases = (part if rows is None else part[rows] for part in (table.weight, table.scales, table.biases))
             out = mx.quantized_matmul(hidden, weight, scales, biases, transpose=True, group_size=table.group_size, bits=table.bits)

@@ -22,15 +22,14 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_distill.backends.launched import rank_of
 from mlx_distill.backends.mlx.gradient import Sums
 from mlx_distill.errors import BackendError
 from mlx_distill.records import Group, LossSum, TokenRow
 
 AT_ONCE = 1 << 24
 """Numbers of a gradient that are added in one message: 64 MB. Many small ones would each wait for the network."""
-HOSTS, DEVICES = "MLX_HOSTFILE", "MLX_IBV_DEVICES"
-"""How mlx.launch tells of the other processes: over Ethernet or Thunderbolt (ring), or with RDMA (jaccl)."""
+RANK, HOSTS, DEVICES = "MLX_RANK", "MLX_HOSTFILE", "MLX_IBV_DEVICES"
+"""How mlx.launch numbers a process, and tells it of the others: over Ethernet or Thunderbolt (ring), or with RDMA (jaccl)."""
 GONE = "a process that trains with this one is gone"
 AGAIN = "what was saved is whole: start them all again with --resume"
 
@@ -58,7 +57,10 @@ def _cut(group: Group, rows: Sequence[TokenRow], length: int) -> Group:
 
 
 class MlxRanks:
-    """Each method is called by every rank, in the same order. Raises BackendError where another rank has ended."""
+    """Each method is called by every rank, in the same order. Raises BackendError where another rank has ended.
+
+    That a connection is lost is told by the ring of MLX 0.32; older ones, and jaccl, wait until mlx.launch ends the process.
+    """
 
     def __init__(self, group: mx.distributed.Group):
         self._group = group
@@ -146,7 +148,7 @@ def join(environment: Mapping[str, str]) -> MlxRanks | None:
 
     Nothing of MLX's communication is touched where no launcher has been. Raises BackendError.
     """
-    if rank_of(environment) is None:
+    if RANK not in environment:
         return None
     if DEVICES in environment:
         kind = "jaccl"

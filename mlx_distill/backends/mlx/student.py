@@ -18,13 +18,14 @@ from mlx_distill.backends import full
 from mlx_distill.backends import lora as adapters
 from mlx_distill.backends.base import LoraShape, Ranks
 from mlx_distill.backends.mlx import elementwise, lora
-from mlx_distill.backends.mlx.decoder import prefix_keys_values
+from mlx_distill.backends.mlx.decoder import prefix_states
 from mlx_distill.backends.mlx.gradient import Gradient, Sums
 from mlx_distill.backends.mlx.loss import Batch, nlls
 from mlx_distill.backends.mlx.model import Head, open_model
 from mlx_distill.backends.mlx.optimizers import Optimizer
 from mlx_distill.backends.mlx.ranks import MlxRanks
 from mlx_distill.backends.mlx.session import MlxSession
+from mlx_distill.backends.mlx.tape import Tape
 from mlx_distill.backends.mlx.trained import Adapter, Trained, Whole
 from mlx_distill.errors import BackendError
 from mlx_distill.records import Group, Ids, LossSum, Step
@@ -158,10 +159,11 @@ class MlxStudent:
         self._wear(None)
         row_losses: dict[str, LossSum] = {}
         for group in self._share(groups):
-            shared = prefix_keys_values(self._model, group.prefix) if len(group.prefix) else None
+            tape = Tape()
+            shared = prefix_states(tape, self._model, group.prefix) if len(group.prefix) else []
             for rows in group.micro_batches:
                 batch = Batch(self._model, rows, len(group.prefix))
-                each = nlls(self._model, self._head, batch, shared)
+                each = nlls(tape, self._model, self._head, batch, shared).value
                 mx.eval(each)
                 row_losses |= batch.row_losses(each)
         return row_losses if self._ranks is None else self._ranks.losses(row_losses, groups)[0]
