@@ -271,12 +271,12 @@ def test_an_examination_is_of_the_student_as_it_is_now(setting: Setting, checkpo
     prepared.read(base)
     student = backend.open(base)
     student.prepare(LoraShape(4, 16, 0.0, ("q_proj", "v_proj")), optimizer="adamw", weight_decay=0.0, initial=None, seed=0)
-    exam = Examination(wanted, prepared, student, setting.progress)
+    exam = Examination(wanted, prepared, student)
     before = exam.metrics()
     batch = groups([prepared.lessons["train"].rows], prepared.prompt.prefix)
     for step in range(4):
         student.update(batch, learning_rate=0.05, clip_norm=None, step=step)
-    now = Examination(wanted, prepared, student, setting.progress).metrics()
+    now = Examination(wanted, prepared, student).metrics()
     assert exam.metrics() == now != before
     assert exam.samples() == exam.samples() and not exam.lower_is_better
 
@@ -308,14 +308,11 @@ def test_sample_answers_stand_beside_the_reference(checkpoint: Path, tmp_path: P
     references = {row["id"]: row for row in posts()}
     said = stream.getvalue()
     for event in samples:
-        assert f"step {event['step']}, answers to validation rows:" in said
+        assert said.count(f"step {event['step']}: what the student answers now") == 1
         for row in event["rows"]:
             assert row["reference"] == {name: references[row["id"]][name] for name in row["reference"]}
-            for name, value in row["answer"].items():
-                theirs, ours = (json.dumps(side) for side in (row["reference"].get(name), value))
-                beside = "(no reference)" if name not in row["reference"] else "=" if ours == theirs else f"≠ {theirs}"
-                assert f"    {name}  {ours}  {beside}\n" in said
-            assert f"  {row['id']}  {references[row['id']]['text']}\n" in said
+            assert row["answer"].keys() == FIELDS.keys()
+            assert f"  row {row['id']}  {references[row['id']]['text']}\n" in said
 
 
 def general() -> list[dict[str, Any]]:

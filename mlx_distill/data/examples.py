@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_distill.catalog import nearest
 from mlx_distill.data.read import read
 from mlx_distill.data.sources import SourceRow
 from mlx_distill.data.split import SplitRow, split
@@ -78,8 +79,21 @@ class Reader:
 
 
 def load(task: TaskSpec, data: DataSpec, path: Path) -> Examples:
-    """All labelled rows. Raises DataError where more are bad than `max_bad_share`, or none is left."""
-    return collect(task, data.source, path, missing=data.missing, max_bad_share=data.max_bad_share)
+    """All labelled rows. Raises DataError where more are bad than `max_bad_share`, none is left, or a field has no label in any."""
+    found = collect(task, data.source, path, missing=data.missing, max_bad_share=data.max_bad_share)
+    for name, spec in task.fields.items():
+        if not any(name in row.labels for row in found.rows):
+            raise _unlabelled(name, spec.source or name, found.rows, path)
+    return found
+
+
+def _unlabelled(name: str, column: str, rows: Sequence[Example], path: Path) -> DataError:
+    there = any(follow(row.record, column) is not ABSENT for row in rows)
+    what = f"the column {column!r} has none that data.missing lets pass" if there else f"there is no column {column!r}"
+    hint = "a field that nobody has answered cannot be learned: take it out"
+    if not there:
+        hint = f"{nearest(column, list(rows[0].record))}; a field's label is the column of its name, or `from: column`"
+    return DataError(f"no row has a label for {name}: {what}", file=path, hint=hint)
 
 
 def collect(task: TaskSpec, source: SourceSpec, path: Path, *, missing: Sequence[str], max_bad_share: float) -> Examples:

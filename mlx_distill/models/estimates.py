@@ -18,6 +18,8 @@ from mlx_distill.models.families._decoder import Sizes
 
 STATE = {"adamw": 2.0, "lion": 1.0, "adafactor": 0.1}
 """Numbers that an optimizer keeps for each one it trains."""
+LEAST = 64
+"""Positions whose logits exist at once, however large the vocabulary."""
 PASSES = 8
 """Arrays of the size of a tile, or of a piece of logits, that stand at once while it is computed (measured)."""
 
@@ -135,4 +137,5 @@ def _passing_layer(size: Sizes, work: Work, device: Device) -> int:
 def _passing_head(size: Sizes, learnable: Learnable, work: Work, device: Device) -> int:
     """A piece of logits; where the head is trained, the gradient of its table."""
     table = 4 * 4 * size.vocabulary * size.hidden if learnable.whole else 0
-    return PASSES * 4 * min(device.logits, work.read * size.vocabulary) + 3 * work.read * size.hidden * 4 + table
+    piece = min(max(device.logits, LEAST * size.vocabulary), work.read * size.vocabulary)
+    return PASSES * 4 * piece + 3 * work.read * size.hidden * 4 + table

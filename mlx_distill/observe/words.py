@@ -94,9 +94,10 @@ def samples(event: Mapping[str, Any], width: int) -> Iterator[str]:
     first = min(max(map(len, names), default=8), 26)
     cell = max(8, (width - first - 9) // 2)
     yield f"step {event.get('step')}: what the student answers now"
+    yield f"  {'':{first + 2}}  {'judge':{cell}}  student"
     for row in rows:
         reference, answer = row.get("reference") or {}, row.get("answer")
-        yield f"  {clipped('row ' + clean(row.get('id')), first + 2):{first + 2}}  {'judge':{cell}}  student"
+        yield "  " + clipped(f"row {clean(row.get('id'))}  {clean(row.get('text') or '')}".rstrip(), width - 2)
         for name in dict.fromkeys([*reference, *(answer or {})]):
             theirs, ours = _said(reference.get(name)), "no valid answer" if answer is None else _said(answer.get(name))
             mark = "✗" if theirs != ours and name in reference else " "

@@ -19,7 +19,6 @@ from mlx_distill.data.replay import Replay
 from mlx_distill.data.tokens import Lesson
 from mlx_distill.errors import DataError
 from mlx_distill.observe.events import Events
-from mlx_distill.observe.progress import Step as Bar
 from mlx_distill.recipe.schema import TrainSpec
 from mlx_distill.records import Ids, LossSum, Step
 from mlx_distill.training import checkpoint
@@ -99,15 +98,14 @@ class Training:
             self._events.emit("resumed", step=self.position.step, damaged=found.damaged)
         return True
 
-    def run(self, bar: Bar, stop: Callable[[], bool]) -> Trained:
+    def run(self, stop: Callable[[], bool]) -> Trained:
         """Train to the end, or until `stop` says so after a step: then the position is saved."""
-        bar.advance(self.position.step)
         if self.position.finished is None and self.position.step >= self.steps:  # fewer epochs than it was begun with
             self._validate(last=True)
             self._save()
         while self.position.finished is None:
             started = time.monotonic()
-            self._step(bar)
+            self._step()
             self.position.seconds += time.monotonic() - started
             if self.position.finished is None and stop():
                 self._save()
@@ -119,7 +117,7 @@ class Training:
     def _folder(self) -> Path:
         return self._run / "checkpoints"
 
-    def _step(self, bar: Bar) -> None:
+    def _step(self) -> None:
         position, spec = self.position, self._spec
         batch = self._mix.batch(position.step)
         rate = learning_rate(spec.schedule, spec.learning_rate, position.step, self.steps)
@@ -128,10 +126,8 @@ class Training:
         self._count(batch, step)
         if step.applied:
             self._tell(batch, step, rate, time.monotonic() - started)
-            bar.advance(1, loss=step.loss.mean, learning_rate=rate)
         else:
             self._skip(batch)
-            bar.advance(1)
         if self._exam is not None and spec.sample_every and position.step % spec.sample_every == 0:
             self._events.emit("samples", step=position.step, rows=self._exam.samples())
         last = position.step == self.steps

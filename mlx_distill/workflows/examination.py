@@ -16,29 +16,25 @@ from mlx_distill.backends.base import Student
 from mlx_distill.errors import DataError
 from mlx_distill.evaluation.judge import Judged, lay_out, lower_is_better, measure
 from mlx_distill.inference.engine import Engine
-from mlx_distill.observe.events import Event
-from mlx_distill.observe.progress import Progress
 from mlx_distill.recipe.schema import Recipe
-from mlx_distill.records import Example, LossSum, Prediction, Value
+from mlx_distill.records import Example, LossSum, Prediction
 from mlx_distill.task import rubric
-from mlx_distill.task.fields import json_text
 from mlx_distill.training.validation import LOSS
 from mlx_distill.workflows.judgement import judged
 from mlx_distill.workflows.preparation import Prepared
 
 SAMPLES = 3
-SHOWN = 100
-"""Characters of a text, or of a value."""
+SHOWN = 200
+"""Characters of a sample's text that are told."""
 
 
 class Examination:
     """Raises DataError where `train.keep` names a metric that no validation row counts for."""
 
-    def __init__(self, recipe: Recipe, prepared: Prepared, student: Student, progress: Progress):
-        self._recipe, self._progress, keep = recipe, progress, recipe.train.keep
+    def __init__(self, recipe: Recipe, prepared: Prepared, student: Student):
+        self._recipe, keep = recipe, recipe.train.keep
         rows = (prepared.rows[i] for i in prepared.split["valid"])
         self._rows = [row for row in rows if row.labels]
-        self._texts = {row.id: row.text for row in self._rows}
         self.lower_is_better = keep == LOSS or lower_is_better(keep)
         if keep != LOSS and keep not in self._figures([self._by_heart(row) for row in self._rows]):
             hint = "name another metric as train.keep, or give data.split.valid a larger share"
@@ -58,12 +54,11 @@ class Examination:
         number = min(SAMPLES, len(self._rows))
         drawn = np.random.default_rng([self._recipe.train.seed, SAMPLES]).choice(len(self._rows), number, replace=False)
         rows = [self._rows[i] for i in sorted(drawn)]
-        return [{"id": row.id, "reference": dict(row.reference), "answer": row.answer and dict(row.answer)} for row in self._answered(rows)]
-
-    def show(self, event: Event) -> None:
-        """Say the sample answers that an event tells of."""
-        if event["name"] == "samples" and event["rows"]:
-            self._progress.say("\n".join([f"step {event['step']}, answers to validation rows:", *self._lines(event["rows"])]))
+        texts = {row.id: " ".join(row.text.split())[:SHOWN] for row in rows}
+        return [
+            {"id": row.id, "text": texts[row.id], "reference": dict(row.reference), "answer": row.answer and dict(row.answer)}
+            for row in self._answered(rows)
+        ]
 
     def _answered(self, rows: Sequence[Example]) -> Iterator[Judged]:
         for row, prediction in zip(rows, self._engine.answers(rows), strict=True):
@@ -79,23 +74,3 @@ class Examination:
     def _figures(self, rows: Sequence[Judged]) -> dict[str, float]:
         figures = {name: tally.total() for name, tally in measure(lay_out(rows, self._recipe.task.fields)).items()}
         return {name: figure for name, figure in figures.items() if not math.isnan(figure)}
-
-    def _lines(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-        width = max(map(len, self._recipe.task.fields))
-        for row in rows:
-            yield f"  {row['id']}  {_short(self._texts.get(row['id'], ''))}"
-            for name in self._recipe.task.fields:
-                yield f"    {name:{width}}  {self._beside(name, row['answer'] or {}, row['reference'])}"
-
-    def _beside(self, name: str, answer: Mapping[str, Value], reference: Mapping[str, Value]) -> str:
-        """The student's value, and the reference's where it is another."""
-        spec = self._recipe.task.fields[name]
-        theirs, ours = (_short(json_text(spec, side[name])) if name in side else None for side in (reference, answer))
-        if ours is None:
-            return f"no answer; the reference says {theirs}" if theirs else "no answer"
-        return f"{ours}  (no reference)" if theirs is None else f"{ours}  =" if ours == theirs else f"{ours}  ≠ {theirs}"
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= SHOWN else f"{line[: SHOWN - 2]} …"

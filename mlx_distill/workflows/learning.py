@@ -7,7 +7,7 @@ import math
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlx_distill.backends.base import LoraShape, Ranks, Student
 from mlx_distill.data.batches import groups
@@ -48,8 +48,6 @@ def learn(setting: Setting, recipe: Recipe, run: Run, limit: int | None, togethe
         events.subscribers.append(report)
         lessons = prepared.lessons
         exam = _exam(setting, recipe, prepared, student)
-        if exam is not None:
-            events.subscribers.append(exam.show)
         rows, prefix = (lessons["train"].rows, lessons["valid"].rows), prepared.prompt.prefix
         training = Training(student, *rows, prefix, recipe.train, run.path, events, replay=prepared.replay, exam=together.examined(exam))
         resumed = training.resume()
@@ -63,11 +61,11 @@ def learn(setting: Setting, recipe: Recipe, run: Run, limit: int | None, togethe
             with watching(setting.progress, told, steps=training.steps) as view, deferred(view.ask_to_stop) as asked:
                 events.subscribers.append(view)
                 stop = together.agreed(asked)
-                trained = training.run(_SILENT, stop)
+                trained = training.run(stop)
                 late = stop() and trained.stopped != "interrupted"
         else:
             late = False
-            trained = training.run(_SILENT, lambda: False)
+            trained = training.run(lambda: False)
             setting.progress.say(f"train: done already, {trained.steps} steps")
         if [event["name"] for event in read_events(run.events)][-1:] != ["trained"]:  # killed after its last checkpoint, it is told now
             events.emit("trained", **dataclasses.asdict(trained))
@@ -136,7 +134,7 @@ def _exam(setting: Setting, recipe: Recipe, prepared: Prepared, student: Student
     from mlx_distill.workflows.examination import Examination
 
     asked = recipe.train.keep != LOSS or recipe.train.sample_every is not None
-    return Examination(recipe, prepared, student, setting.progress) if asked else None
+    return Examination(recipe, prepared, student) if asked else None
 
 
 def _estimate(student: Student, prepared: Prepared, recipe: Recipe) -> float:
@@ -162,13 +160,3 @@ def _document(run: Run, trained: Trained, student: Student, found: Room) -> Docu
         "peak_memory_bytes": peak_memory(student),
         "memory": {"foretold": found.memory.total, "came": student.peak_memory(), "recomputed": found.recompute},
     }
-
-
-class _Silent:
-    """A bar that nobody sees."""
-
-    def advance(self, n: int = 1, /, **figures: Any) -> None:
-        pass
-
-
-_SILENT: Any = _Silent()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def room(recipe: Recipe, prepared: Prepared, base: Path, backend: Backend, shape
     """Raises DoesNotFit, with what would fit."""
     limit = in_bytes(recipe.train.memory_limit)
     asked = _Asked(recipe, base, backend, shape, limit)
-    works = asked.works(prepared)
+    works = asked.works(prepared, recipe.train.batch_size)
     usable = limit or backend.machine().memory - PROCESS
     for recompute in _ways(recipe):
         memory = asked.most(works, recompute)
@@ -54,7 +54,7 @@ def room(recipe: Recipe, prepared: Prepared, base: Path, backend: Backend, shape
     raise DoesNotFit(
         f"the training needs about {size(memory.total)} at its peak ({size(memory.weights)} for the base), and "
         f"{'train.memory_limit is' if limit else 'the machine lends'} {size(usable)}",
-        hint=_way_out(recipe, asked, works, usable),
+        hint=_way_out(recipe, asked, prepared, usable),
     )
 
 
@@ -70,27 +70,14 @@ class _Asked:
         self._weights = backend.weight_bytes(base, memory_limit=limit)
         self._learnable = learnable(self._config, shape, recipe.train.optimizer)
 
-    def works(self, prepared: Prepared) -> list[Work]:
+    def works(self, prepared: Prepared, batch_size: int) -> list[Work]:
         """The largest micro-batch of the task, and of general rows where there are some."""
         rows = [lesson.row for lesson in prepared.lessons["train"].rows if lesson.shared]
         whole = [lesson.row for lesson in prepared.lessons["train"].rows if not lesson.shared]
-        found = [self._work(rows, len(prepared.prompt.prefix)), self._work(whole, 0)]
+        found = [_work(rows, len(prepared.prompt.prefix), batch_size), _work(whole, 0, batch_size)]
         if prepared.replay is not None:
-            found.append(self._work(prepared.replay.rows, len(prepared.replay.prefix)))
+            found.append(_work(prepared.replay.rows, len(prepared.replay.prefix), batch_size))
         return [work for work in found if work is not None]
-
-    def _work(self, rows: Sequence[TokenRow], prefix: int) -> Work | None:
-        train = self._recipe.train
-        longest = sorted(rows, key=lambda row: -len(row.tokens))[: train.batch_size]
-        if not longest:
-            return None
-        return Work(
-            rows=len(longest),
-            tokens=sum(len(row.tokens) for row in longest),
-            longest=len(longest[0].tokens),
-            read=sum(len(row.read_at) for row in longest),
-            prefix=prefix,
-        )
 
     def most(self, works: Sequence[Work], recompute: bool) -> Memory:
         """For the one that needs most."""
@@ -118,9 +105,18 @@ def learnable(config: dict[str, Any], shape: LoraShape | None, optimizer: str) -
     )
 
 
-def of_rows(work: Work, rows: int) -> Work:
-    """The same with fewer rows, each as long as the longest."""
-    return replace(work, rows=rows, tokens=min(work.tokens, rows * work.longest), read=max(1, math.ceil(work.read * rows / work.rows)))
+def _work(rows: Sequence[TokenRow], prefix: int, batch_size: int) -> Work | None:
+    """Of the longest rows together; None where there are no rows."""
+    longest = sorted(rows, key=lambda row: -len(row.tokens))[:batch_size]
+    if not longest:
+        return None
+    return Work(
+        rows=len(longest),
+        tokens=sum(len(row.tokens) for row in longest),
+        longest=len(longest[0].tokens),
+        read=sum(sorted((len(row.read_at) for row in rows), reverse=True)[:batch_size]),
+        prefix=prefix,
+    )
 
 
 def _ways(recipe: Recipe) -> list[bool]:
@@ -128,21 +124,21 @@ def _ways(recipe: Recipe) -> list[bool]:
     return {"auto": [False, True], "always": [True], "never": [False]}[recipe.train.checkpoint_activations]
 
 
-def _way_out(recipe: Recipe, asked: _Asked, works: Sequence[Work], usable: int) -> str:
+def _way_out(recipe: Recipe, asked: _Asked, prepared: Prepared, usable: int) -> str:
     """What would fit, the quicker way first: fewer rows at a time, then activations computed again though the recipe says never."""
     train = recipe.train
     never = train.checkpoint_activations == "never"
     for recompute in (False, True) if never else (True,):
         for rows in range(train.batch_size, 0, -1):
-            if asked.most([of_rows(work, rows) for work in works], recompute).total <= usable:
-                sets = (
+            if asked.most(asked.works(prepared, rows), recompute).total <= usable:
+                sets: dict[str, object] = (
                     {"batch_size": rows, "accumulate": math.ceil(train.batch_size * train.accumulate / rows)}
                     if rows < train.batch_size
                     else {}
                 )
                 sets |= {"checkpoint_activations": "auto"} if never and recompute else {}
                 return "it fits with " + " ".join(f"--set train.{key}={value}" for key, value in sets.items())
-    least = asked.most([of_rows(work, 1) for work in works], True)
+    least = asked.most(asked.works(prepared, 1), True)
     if recipe.lora is None:
         smaller = "train an adapter (without `lora: none`), or a smaller base"
     else:

@@ -7,11 +7,14 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
 from mlx_distill.backends.base import Backend
-from mlx_distill.backends.mlx.loss import padded, union_of
+from mlx_distill.backends.mlx.loss import free_nll, padded, union_of
+from mlx_distill.backends.mlx.model import Head, open_model
+from mlx_distill.backends.mlx.tape import Tape, Variables
 from mlx_distill.records import Group, Ids, LossSum, TokenRow
 from tests.backends import plain
 from tests.checkpoints import VOCABULARY
@@ -82,3 +85,70 @@ def test_rows_are_padded_on_the_right_and_allowed_ids_are_united() -> None:
     union, mask = union_of([np.array([9, 2]), np.array([5, 9])])
     np.testing.assert_array_equal(union, [2, 5, 9])
     np.testing.assert_array_equal(mask, [[True, False, True], [False, True, True]])
+
+
+# logits a few positions at a time
+
+
+def nll_and_gradients(folder: Path, at_once: int | None, *, trained: bool = False, plainly: bool = False) -> plain.Weights:
+    """Of 11 random states, with cotangents that differ: nats, their gradient by the states and, `trained`, by the head's table."""
+    model, generator = open_model(folder, "float32"), np.random.default_rng(4)
+    head, hidden = Head(model), mx.array(generator.normal(0, 2, (11, 64)).astype(np.float32))
+    targets, cotangent = plain.random_ids(generator, 11), mx.array(generator.uniform(0.5, 2, 11).astype(np.float32))
+    if plainly:
+
+        def whole(hidden: mx.array, *table: mx.array) -> mx.array:
+            for weight in table:
+                head.table.weight = weight
+            logits = head.logits(hidden)
+            return mx.logsumexp(logits, axis=-1) - mx.take_along_axis(logits, mx.array(targets)[:, None], axis=-1)[:, 0]
+
+        (nll,), found = mx.vjp(whole, [hidden, head.table.weight] if trained else [hidden], [cotangent])
+    else:
+        name = "lm_head.weight" if "lm_head" in model else "model.embed_tokens.weight"
+        variables = Variables(model, [name] if trained else [], [head.table.weight] if trained else [], lambda names, values: None)
+        tape = Tape(variables)
+        out = free_nll(tape, head, tape.leaf(hidden), targets, at_once=at_once)
+        nll, found = out.value, [*tape.backward([(out, cotangent)]).values(), *variables.sums.values()]
+    return {name: np.asarray(array) for name, array in zip(("nll", "states", "table"), (nll, *found), strict=False)}
+
+
+HEADS = pytest.mark.parametrize(
+    ("family", "bits", "tied"),
+    [("qwen2", None, True), ("llama", None, False), ("llama", 4, False), ("qwen2", 4, True), ("gemma2", None, True), ("gemma2", 4, True)],
+)
+
+
+@HEADS
+@pytest.mark.parametrize("at_once", [1, VOCABULARY, 3 * VOCABULARY + 5, 11 * VOCABULARY, None])
+def test_pieces_of_any_size_give_nats_and_gradient_of_the_whole(
+    base: MakeBase, family: str, bits: int | None, tied: bool, at_once: int | None
+) -> None:
+    """Packed heads, capped ones, and those that are the embedding."""
+    folder = base(family, num_hidden_layers=1, bits=bits, tied=tied)
+    ours, theirs = nll_and_gradients(folder, at_once), nll_and_gradients(folder, None, plainly=True)
+    for name in ("nll", "states"):
+        assert plain.distance({name: ours[name]}, {name: theirs[name]}) <= 2e-6
+
+
+@pytest.mark.parametrize(("family", "tied"), [("llama", False), ("qwen2", True), ("gemma2", True)])
+@pytest.mark.parametrize("at_once", [1, 4 * VOCABULARY, None])
+def test_a_head_that_is_trained_gets_the_gradient_of_the_whole(base: MakeBase, family: str, tied: bool, at_once: int | None) -> None:
+    folder = base(family, num_hidden_layers=1, tied=tied)
+    ours, theirs = nll_and_gradients(folder, at_once, trained=True), nll_and_gradients(folder, None, trained=True, plainly=True)
+    for name in ("nll", "states", "table"):
+        assert plain.distance({name: ours[name]}, {name: theirs[name]}) <= 2e-6
+
+
+def test_more_positions_take_no_more_logits(base: MakeBase) -> None:
+    """8 at a time, 400 positions need less than the logits of 100 more than 8 do."""
+    model, generator = open_model(base("llama", num_hidden_layers=1, tied=False, vocab=20_000), "float32"), np.random.default_rng(0)
+    head, peaks = Head(model), []
+    for positions in (8, 400):
+        hidden = mx.array(generator.normal(0, 1, (positions, 64)).astype(np.float32))
+        mx.eval(hidden)
+        mx.reset_peak_memory()
+        before, tape = mx.get_active_memory(), Tape()
+        mx.eval(free_nll(tape, head, tape.leaf(hidden), np.zeros(positions, np.int32), at_once=8 * head.vocabulary).value)
+        peaks.append(mx.get_peak_memory() - before)
+    assert peaks[1] - peaks[0] < 100 * head.vocabulary * 4, peaks

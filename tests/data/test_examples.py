@@ -163,6 +163,17 @@ def test_a_file_whose_rows_have_no_label_at_all_is_refused(tmp_path: Path) -> No
         read(write(tmp_path, [{"title": "a", "text": "b"}]))
 
 
+def test_a_field_that_no_row_has_a_label_for_is_refused_with_the_column_that_was_meant(tmp_path: Path) -> None:
+    def learn(path: Path) -> Examples:
+        return load(TASK, DataSpec(source=SourceSpec(kind="jsonl", path=str(path))), path)
+
+    with pytest.raises(DataError, match="no row has a label for level: there is no column 'level'") as caught:
+        learn(write(tmp_path, [{"title": "a", "text": "b", "score": 1, "levle": "LOW"}]))
+    assert "did you mean levle?" in str(caught.value.hint)
+    with pytest.raises(DataError, match="no row has a label for level: the column 'level' has none"):
+        learn(write(tmp_path, [{"title": "a", "text": "b", "score": 1, "level": ""}]))
+
+
 # ids
 
 

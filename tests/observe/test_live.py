@@ -134,9 +134,9 @@ def test_samples_stand_beside_the_reference_and_what_differs_is_marked() -> None
     ]
     lines = watched(io.StringIO(), [{"name": "samples", "step": 7, "rows": rows}])
     assert lines[0].startswith("step 7: ")
-    assert lines[2].split()[:4] == ["kind", "fire", "✗", "fl␛[2Jood"]
-    assert lines[3].split() == ["tags", "a,", "b", "a,", "b"]
-    assert lines[5].split() == ["kind", "fire", "✗", "no", "valid", "answer"]
+    assert lines[3].split()[:4] == ["kind", "fire", "✗", "fl␛[2Jood"]
+    assert lines[4].split() == ["tags", "a,", "b", "a,", "b"]
+    assert lines[6].split() == ["kind", "fire", "✗", "no", "valid", "answer"]
     assert max(map(len, lines)) <= 110
     assert "\x1b" not in "\n".join(lines)
 

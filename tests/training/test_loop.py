@@ -43,17 +43,6 @@ def lessons(count: int, seed: int = 0, *, target: int | None = None) -> list[Les
 
 
 @dataclass
-class Bar:
-    """What a person would see."""
-
-    steps: int = 0
-    figures: list[dict[str, float]] = field(default_factory=list)
-
-    def advance(self, n: int = 1, /, **figures: Any) -> None:
-        self.steps += n
-        self.figures.append(figures)
-
-
 @dataclass
 class Told:
     """What a student was asked, on its way to the real one."""
@@ -95,8 +84,7 @@ def begin(backend: Backend, base: MakeBase) -> Begin:
 
 
 def run(training: Training, stop_after: int | None = None) -> Trained:
-    bar: Any = Bar()
-    return training.run(bar, lambda: stop_after is not None and training.position.step >= stop_after)
+    return training.run(lambda: stop_after is not None and training.position.step >= stop_after)
 
 
 def adapter(folder: Path) -> bytes:
@@ -434,8 +422,7 @@ def test_skipped_steps_are_counted_across_a_resume(begin: Begin, tmp_path: Path)
 
 def test_the_events_tell_the_whole_story(begin: Begin, tmp_path: Path) -> None:
     training, _ = begin(tmp_path, lessons(8), lessons(3, 1), epochs=2, checkpoint_every=4)
-    bar: Any = Bar()
-    training.run(bar, lambda: False)
+    training.run(lambda: False)
     told = list(read_events(tmp_path / "events.jsonl"))
     assert [event["name"] for event in told] == ["step", "step", "validated", "checkpoint"] * 2
     first = told[0]
@@ -449,16 +436,6 @@ def test_the_events_tell_the_whole_story(begin: Begin, tmp_path: Path) -> None:
     assert told[2].keys() == {"name", "time", "step", "train_loss", "valid_loss", "best", "seconds"}
     assert told[-1]["step"] == 4 and told[-1]["path"] == "step-000004"
     assert [event["tokens"] for event in told if event["name"] == "step"][-1] == training.position.tokens
-    assert bar.steps == 4 and bar.figures[1].keys() == {"loss", "learning_rate"}
-
-
-def test_a_bar_starts_where_the_run_goes_on(begin: Begin, tmp_path: Path) -> None:
-    run(begin(tmp_path, lessons(8), epochs=2)[0], 3)
-    training, _ = begin(tmp_path, lessons(8), epochs=2)
-    training.resume()
-    bar: Any = Bar()
-    training.run(bar, lambda: False)
-    assert bar.steps == training.steps == 4
 
 
 def test_what_was_computed_and_what_of_it_was_padding_is_told(begin: Begin, tmp_path: Path) -> None:

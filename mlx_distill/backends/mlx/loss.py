@@ -25,7 +25,9 @@ from mlx_distill.backends.mlx.tape import Learned, Tape, Var
 from mlx_distill.records import Ids, LossSum, TokenRow
 
 LOGITS_CPU, LOGITS_GPU = 1 << 22, 1 << 26
-"""Logits of a piece: 16 MB, and 256 MB. MLX begins some pieces before the last ones are done: see models.estimates."""
+"""Logits of a piece: 16 MB, and 256 MB."""
+LEAST = 64
+"""Positions of a piece, however large the vocabulary: a matmul of fewer reads the head more often than it computes with it."""
 
 
 class Batch:
@@ -68,7 +70,8 @@ def _at(tape: Tape, x: Var, places: NDArray[np.int64]) -> Var:
 
 def free_nll(tape: Tape, head: Head, hidden: Var, targets: Ids, *, at_once: int | None = None) -> Var:
     """(k, hidden) to (k,) nats over the whole vocabulary. `at_once`: how many logits exist at a time."""
-    step = max(1, (at_once or (LOGITS_CPU if on_cpu() else LOGITS_GPU)) // head.vocabulary)
+    limit = max(LOGITS_CPU if on_cpu() else LOGITS_GPU, LEAST * head.vocabulary) if at_once is None else at_once
+    step = max(1, limit // head.vocabulary)
     ids, states = mx.array(targets), hidden.value
     pieces = [slice(at, at + step) for at in range(0, len(targets), step)]
     parts = [_nll_and_slope(head, states[piece], ids[piece]) for piece in pieces]

@@ -37,7 +37,8 @@ def command(
         return failure(
             Interrupted(f"stopped after step {done['steps']}; it is saved", hint="--resume goes on"), as_json=as_json, beside=done
         )
-    valid = "" if done["valid_loss"] is None else f", validation loss {done['valid_loss']:.4f}"
-    lines = [f"{out}: {done['stopped']} after {done['steps']} steps{valid}", f"next: mlx-distill evaluate {out}"]
+    kept = done["kept"]
+    best = "" if kept is None else f", {kept['name'].replace('valid_loss', 'validation loss')} {kept['value']:.4f} at step {kept['step']}"
+    lines = [f"{out}: {done['stopped']} after {done['steps']} steps{best}", f"next: mlx-distill evaluate {out}"]
     document(done, as_json=as_json, lines=lines)
     return 0
