@@ -11,8 +11,11 @@ import pytest
 
 from mlx_distill.backends.base import Backend
 from mlx_distill.backends.choose import choose
+from mlx_distill.backends.mlx.blas import load_openblas
 from mlx_distill.convert import convert
 from tests.checkpoints import make_checkpoint
+
+load_openblas()  # before a test's own `import mlx` brings MLX's slow BLAS into the process: the first one wins
 
 MakeBase = Callable[..., Path]
 

@@ -144,7 +144,8 @@ def test_activations_that_are_computed_again_take_less_than_half_of_the_memory(b
     for recompute in (False, True):
         student = student_of(base, plain.shape_of(), recompute=recompute, num_hidden_layers=12)
         peak_of(student, groups)
-        peaks.append(peak_of(student, groups, 1))
+        held = mx.get_active_memory()
+        peaks.append(peak_of(student, groups, 1) - held)
     assert peaks[1] < 0.5 * peaks[0], peaks
 
 
