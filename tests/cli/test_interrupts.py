@@ -21,6 +21,9 @@ from tests.students import call, read_lines, write_lines
 
 STOPS = """
 import os, signal, sys
+from mlx_distill.backends.choose import choose
+
+choose("mlx")  # as the command does, before anything imports MLX: the first BLAS in the process wins, and another gives other bits
 from mlx_distill.backends.mlx import student
 from mlx_distill.cli.main import main
 
