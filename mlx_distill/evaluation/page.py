@@ -2,7 +2,7 @@
 
     render(document)      HTML, from report.json's document alone
 
-It frames what `sections` draws; it computes no figure.
+It frames what `sections` and `progression` draw; it computes no figure.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_distill.evaluation import sections
+from mlx_distill.evaluation import progression, sections
 from mlx_distill.evaluation.markup import bdi, esc
 from mlx_distill.evaluation.words import NAMES
 
@@ -28,7 +28,7 @@ def render(document: Doc) -> str:
         "confusion": ("What it confuses", sections.confusions(document)),
         "scores": ("Scores: too high, too low", sections.scores(document)),
         "confidence": ("Does it know when it is right?", sections.reliability(document)),
-        "training": ("Training", sections.curve(document)),
+        "training": ("Training", progression.curve(document)),
         "disagreements": ("Worst disagreements", sections.disagreements(document)),
         "lineage": ("How it came about", sections.lineage(document)),
     }

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mlx_distill.evaluation import curves, plots, sections
+from mlx_distill.evaluation import curves, plots, progression
 
 
 def step(n, **fields):
@@ -51,12 +51,12 @@ def test_a_long_training_is_thinned_and_keeps_its_ends_and_its_mean():
 
 
 def test_without_events_there_is_no_section():
-    assert sections.curve(document([])) == ""
-    assert sections.curve({"curve": []}) == "", "a report of before"
+    assert progression.curve(document([])) == ""
+    assert progression.curve({"curve": []}) == "", "a report of before"
 
 
 def test_the_plots_show_what_happened_and_say_it_in_words():
-    html = sections.curve(document(EVENTS))
+    html = progression.curve(document(EVENTS))
     for kind in ("curve raw", "curve other", "curve main", "mark resumed", "mark skipped", "ring kept"):
         assert html.count(f'class="{kind}"') >= 1, kind
     assert html.count('role="img"') == html.count("aria-label=", 0, html.index("<details>")) == 2
@@ -70,14 +70,14 @@ def test_the_plots_show_what_happened_and_say_it_in_words():
 
 def test_nothing_is_drawn_outside_of_its_axes_however_wild_the_losses():
     events = [step(n, loss=1e6 if n == 5 else 1.0 + n / 1000) for n in range(1, 60)]
-    html = sections.curve(document(events))
+    html = progression.curve(document(events))
     places = [float(y) for points in re.findall(r'points="([^"]*)"', html) for y in re.findall(r",([\d.-]+)", points)]
     assert min(places) >= 14 and max(places) <= 260 - 34
 
 
 @pytest.mark.parametrize("events", [[step(1)], [validated(1, 0.5)], [step(1, loss=None), step(2)], [step(1), step(2, learning_rate=0.0)]])
 def test_the_shortest_trainings_are_drawn(events):
-    html = sections.curve(document(events))
+    html = progression.curve(document(events))
     assert "nan" not in html and "None" not in html
     assert "<svg" in html
 

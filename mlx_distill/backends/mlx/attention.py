@@ -23,7 +23,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_distill.backends.mlx.elementwise import after, exp_below, on_cpu, weighted_gap
+from mlx_distill.backends.mlx.elementwise import exp_below, on_cpu, weighted_gap
 from mlx_distill.records import Ids
 
 TILE_CPU, TILE_GPU = 1 << 19, 1 << 26
@@ -168,7 +168,7 @@ class Tiles:
         for rows in self._layout.sets:
             own = _of_rows(k, rows.keys), _of_rows(v, rows.keys)
             for block in rows.blocks:
-                query = after(self._folded(q, block) * self._scale, *outs[-1:])
+                query = self._folded(q, block) * self._scale
                 scores = [self._scores(query, part)[0] for part in _parts(own, block, prefix)]
                 top = _largest([score.max(axis=-1, keepdims=True) for score in scores])
                 weights = [exp_below(score, top) for score in scores]
@@ -186,17 +186,15 @@ class Tiles:
         dqs: list[mx.array] = []
         dks, dvs = [], []
         shared: list[list[mx.array]] = [[], []]
-        done: list[mx.array] = []
         for rows in self._layout.sets:
             own = _of_rows(k, rows.keys), _of_rows(v, rows.keys)
             dk: list[mx.array] = []
             dv: list[mx.array] = []
             for block in rows.blocks:
-                query = after(self._folded(q, block) * self._scale, *done)
+                query = self._folded(q, block) * self._scale
                 upstream, log = self._folded(dout, block, zero=True), self._folded(lse, block)
                 along = self._folded(delta, block, zero=True)
                 pulled = [self._pull(query, part, upstream, log, along) for part in _parts(own, block, prefix)]
-                done = [array for part in pulled for array in part]
                 dqs.append(self._unfolded(_sum([dq for dq, _, _ in pulled]) * self._scale, block))
                 if prefix:
                     shared[0].append(pulled[0][1].sum(axis=0))

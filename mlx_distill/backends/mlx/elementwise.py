@@ -22,7 +22,8 @@ HIGHEST = 60.0
 _LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.693359375, -2.12194440e-4
 _COEFFICIENTS = (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 
-_traced: set[tuple[object, ...]] = set()
+_traced: list[str] = []
+"""A kernel's name for each time that MLX traced it."""
 
 
 def _compiled(function: Kernel) -> Kernel:
@@ -30,7 +31,7 @@ def _compiled(function: Kernel) -> Kernel:
 
     @wraps(function)
     def traced(*arrays: mx.array) -> Any:
-        _traced.add((function.__name__, *((array.dtype, array.ndim) for array in arrays)))
+        _traced.append(function.__name__)  # MLX runs this when it traces, and its own code afterwards
         return function(*arrays)
 
     return cast(Kernel, mx.compile(traced, shapeless=True))
@@ -52,7 +53,7 @@ def compiles() -> bool:
 
 
 def compilations() -> int:
-    """How many kernels there are in this process, at most; 0 where MLX does not compile. It does not grow with new lengths."""
+    """How often a kernel was traced and compiled in this process; 0 where MLX does not compile, and runs the Python each time."""
     return len(_traced) if compiles() else 0
 
 
@@ -67,11 +68,6 @@ def exp_below(x: mx.array, top: mx.array) -> mx.array:
         return _exp_below(x, top)
     mantissa, exponent = _split_below(x, top)
     return _times(mantissa, mx.view(exponent, mx.float32))
-
-
-def after(x: mx.array, *others: mx.array) -> mx.array:
-    """x, not to be used before the others are computed: MLX orders a graph by its edges alone, and may hold two tiles for one."""
-    return mx.depends([x], list(others))[0] if others else x
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,12 +22,11 @@ from mlx_distill.backends.mlx.decoder import Packed, hidden_states
 from mlx_distill.backends.mlx.elementwise import exp_below, on_cpu
 from mlx_distill.backends.mlx.model import Head
 from mlx_distill.backends.mlx.tape import Learned, Tape, Var
+from mlx_distill.models.estimates import LEAST
 from mlx_distill.records import Ids, LossSum, TokenRow
 
 LOGITS_CPU, LOGITS_GPU = 1 << 22, 1 << 26
 """Logits of a piece: 16 MB, and 256 MB."""
-LEAST = 64
-"""Positions of a piece, however large the vocabulary: a matmul of fewer reads the head more often than it computes with it."""
 
 
 class Batch:
