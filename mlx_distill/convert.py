@@ -1,7 +1,7 @@
 """A Hugging Face checkpoint becomes a Base: streamed a piece at a time, packed by a Backend, and there whole or not at all.
 
-Beside the weights lies `base.json`: where they come from, how they were packed, and the SHA-256 of every file. This module knows
-checkpoints and the layout; nothing of recipes, students or how numbers are packed.
+Beside the weights lies `base.json`: where they come from, how they were packed, the licence that their model card declares, and the
+SHA-256 of every file. This module knows checkpoints and the layout; nothing of recipes, students or how numbers are packed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mlx_distill.errors import BackendError, CheckpointError, DoesNotFit, Output
 from mlx_distill.files import atomic_folder, refuse_taken, write_bytes, write_text
 from mlx_distill.models import packed
 from mlx_distill.models.checkpoint import INDEX, Checkpoint, open_checkpoint
+from mlx_distill.models.license import declared
 from mlx_distill.models.packed import BITS, DTYPES, GROUP_SIZES, Packing, Plan
 from mlx_distill.models.tensors import tensor_file
 from mlx_distill.records import RawTensor
@@ -86,8 +87,7 @@ def cached_base(
     _check_settings(bits, group_size, dtype)
     checkpoint = open_checkpoint(model_folder)
     card = _source_card(checkpoint, origin, revision)
-    settings = [FORMAT, card["source_hash"], bits, group_size if bits else None, dtype]
-    out = cache / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
+    out = cache / key_of({**card, "bits": bits, "group_size": group_size if bits else None}, dtype)
     if (out / CARD).is_file():
         return out, None
     try:
@@ -96,6 +96,12 @@ def cached_base(
         if (out / CARD).is_file():  # another process was faster, and its Base is the same
             return out, None
         raise
+
+
+def key_of(card: Mapping[str, Any], dtype: str | None) -> str:
+    """A Base's name in the cache: of its card, and of the type that was asked for."""
+    settings = [card["format"], card["source_hash"], card["bits"], card["group_size"], dtype]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
 
 def _check_settings(bits: int | None, group_size: int, dtype: str | None) -> None:
@@ -118,16 +124,19 @@ def _write(checkpoint: Checkpoint, out: Path, asked: Packing, backend: Backend, 
     packing = Packing(asked.bits, asked.group_size, packed.resolve_dtype(checkpoint.config, checkpoint.tensors, asked.dtype))
     files = list(packed.shards(packed.plan(checkpoint.tensors, packing), packed.SHARD_BYTES))
     index = packed.index_of(files)
-    _check_disk(out, index["metadata"]["total_size"] + sum(path.stat().st_size for path in checkpoint.kept))
+    texts = (*checkpoint.kept, *checkpoint.terms)
+    _check_disk(out, index["metadata"]["total_size"] + sum(path.stat().st_size for path in texts))
     with atomic_folder(out) as folder:
         for name, plans in files:
             _write_shard(folder / name, plans, packing, backend)
-        for path in checkpoint.kept:
+        for path in texts:
             write_bytes(folder / path.name, _read(path))
         _write_json(folder / INDEX, index)
         _write_json(folder / "config.json", packed.config_of(checkpoint.config, packing, _eos(checkpoint)))
         sizes = index["metadata"]
-        _write_json(folder / CARD, {**card, **_facts(checkpoint, packing, sizes), "files": _hashes(folder)})
+        _write_json(
+            folder / CARD, {**card, **_facts(checkpoint, packing, sizes), "license": declared(checkpoint.folder), "files": _hashes(folder)}
+        )
     return Converted(
         out=out,
         family=checkpoint.family_name,

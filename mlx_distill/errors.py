@@ -4,6 +4,7 @@
       RecipeError           the recipe: its shape, its sense, or what it points to
       DataError             labels or texts that cannot be read, or too many bad rows
       CheckpointError       a folder that is no checkpoint, or a damaged one
+      BundleError           a file that is no bundle, or a damaged one; wheels that cannot be had
       BackendError          no backend here, or one that cannot do what is asked
       DoesNotFit            memory or disk would not suffice
       OutputError           the place to write to: in use, read-only, of the wrong kind, full
@@ -47,6 +48,10 @@ class DataError(DistillError):
 
 
 class CheckpointError(DistillError):
+    pass
+
+
+class BundleError(DistillError):
     pass
 
 

@@ -99,6 +99,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def free_bytes(path: Path) -> int:
+    """Of the disk that `path` is on, or will be."""
+    place = next(folder for folder in path.resolve().parents if folder.is_dir())
+    return shutil.disk_usage(place).free
+
+
 def write_json(path: Path, doc: Any) -> None:
     """Raises ValueError on NaN and infinities, which JSON lacks."""
     write_text(path, json.dumps(doc, ensure_ascii=False, allow_nan=False, indent=2) + "\n")

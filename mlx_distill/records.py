@@ -27,6 +27,7 @@ class Example:
     """The task's `input` template, filled in."""
     labels: Mapping[str, Value] = field(default_factory=dict)
     line: int | None = None
+    file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class TokenRow:
     """What a row brings beyond its group's prefix.
 
     `read_at` are positions in `tokens`; the next token after each is learned (`targets`) or read.
-    `allowed` restricts the distribution at each position to those ids (None: the whole vocabulary).
+    `allowed` restricts the distribution at each position to those ids (None, of one position or of all: the whole vocabulary).
     """
 
     id: str
@@ -57,7 +58,7 @@ class TokenRow:
     """(k,)"""
     weight: NDArray[np.float32]
     """(k,), how much each target counts in the loss."""
-    allowed: Sequence[Ids] | None = None
+    allowed: Sequence[Ids | None] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +69,7 @@ class Taught:
     read: Ids
     targets: Ids
     weight: NDArray[np.float32]
-    allowed: Sequence[Ids] | None = None
+    allowed: Sequence[Ids | None] | None = None
     field: Sequence[str | None] = ()
     """The field whose value each target decides; None for text that is fixed."""
 

@@ -17,37 +17,27 @@ Without it the tokens are those of the shape behind a hidden size of 512: attent
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import results
+from bench import command, results
+from bench.alone import Failed, alone
 from bench.job import Job
 from bench.model import Sizes, proportioned, write_adapter, write_base
 from bench.shapes import Shape, parse
 
-from mlx_distill.errors import DistillError, Interrupted
-from mlx_distill.files import write_json
-
 SHAPES = ("none/640/80 4x1", "600/200-900/40-120 4x4", "1200/200-900/40-120 8x2", "600/40-150/20-60 16x1")
 TRAINERS = ("ours", "mlx-lm best", "mlx-lm default")
 """In the order of their turns."""
-PACKAGES = ("mlx-distill", "mlx", "mlx-lm", "numpy")
 PADDED_TO = 32
 """What mlx-lm pads rows to a multiple of."""
 AGREE = 1e-4
 """Relative: how far apart two trainers' losses may be before anything is learned."""
-HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,54 +60,15 @@ FULL = Scale(hidden=512, layers=6, divisor=1, micro_batches=4, repeat=3)
 QUICK = Scale(hidden=384, layers=6, divisor=4, micro_batches=2, repeat=2)
 
 
-class Failed(Exception):
-    """A process failed, or did not train what it should."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
-    document: dict[str, Any] | None = None
-    code = 0
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            for document in measure(args, Path(folder)):
-                if args.json:
-                    write_json(args.json, document)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = Interrupted.exit_code
-    except DistillError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = error.exit_code
-    except Failed as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 1
-    if document:
-        print(heading(document), results.tables(by_shape(document["rows"])), sep="\n\n")
-    return code
+    return command.run(partial(measure, args), args.json, lambda document: results.tables(by_shape(document["rows"])))
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smaller model and fewer tokens, in the same proportions")
-    parser.add_argument("--shape", type=_shape, action="append", help="prefix/article/answer micro×accumulate; may be repeated")
-    parser.add_argument("--repeat", type=_positive, help=f"turns of every trainer (default: {FULL.repeat}, quick: {QUICK.repeat})")
-    parser.add_argument("--threads", type=_positive, help="of the BLAS (default: as many as it takes)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the document there, after each shape")
-    return parser.parse_args(argv)
-
-
-def _shape(text: str) -> Shape:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
+    repeat = f"turns of every trainer (default: {FULL.repeat}, quick: {QUICK.repeat})"
+    shapes = "prefix/article/answer micro×accumulate"
+    return command.parser(__doc__, shape=command.shape, shapes=shapes, repeat=repeat).parse_args(argv)
 
 
 def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
@@ -130,13 +81,7 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     for shape in args.shape or map(parse, SHAPES):
         done = trial(shape, scale, sizes, args.repeat or scale.repeat, args.threads, folder)
         rows += results.rows(done)
-        yield {
-            "machine": machine(done.repetitions[0]["matmul"], args.threads),
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-            "model": asdict(sizes),
-            "rows": rows,
-        }
+        yield command.document(rows, sizes, done.repetitions[0]["matmul"], args.threads)
 
 
 def trial(shape: Shape, scale: Scale, sizes: Sizes, repeat: int, threads: int | None, folder: Path) -> results.Trial:
@@ -158,7 +103,7 @@ def trial(shape: Shape, scale: Scale, sizes: Sizes, repeat: int, threads: int | 
             out=str(out),
             adapters=named,
         )
-        return child(job, threads)
+        return alone("bench.child", job, threads)
 
     for turn in range(1, repeat + 1):
         turns.append({"matmul": run("matmul", folder / "matmul")})
@@ -180,36 +125,6 @@ def agree(shape: Shape, turn: Mapping[str, Any]) -> None:
         theirs = turn[name]["first_loss"]
         if not abs(theirs - ours) <= AGREE * abs(ours):
             raise Failed(f"{shape}: before training, {name} has a loss of {theirs:.6f} and ours {ours:.6f}: they do not train the same")
-
-
-def child(job: Job, threads: int | None) -> dict[str, Any]:
-    """Run a job in a process of its own. It is ended when this one is interrupted; raises Failed with its last words where it fails."""
-    out = Path(job.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "job.json").write_text(json.dumps(asdict(job)), encoding="utf-8")
-    environment = dict(os.environ) | ({"OPENBLAS_NUM_THREADS": str(threads)} if threads else {})
-    with (out / "log").open("w+", encoding="utf-8") as log:
-        command = [sys.executable, "-m", "bench.child", str(out / "job.json")]
-        process = subprocess.Popen(command, cwd=HERE, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            code = process.wait()
-        finally:
-            process.kill()
-            process.wait()
-        if code:
-            log.seek(0)
-            raise Failed(f"{job.kind} failed on {job.shape} (exit code {code}):\n{log.read()[-3000:]}")
-    result: dict[str, Any] = json.loads((out / "result.json").read_text(encoding="utf-8"))
-    return result
-
-
-def machine(rate: Mapping[str, Any], threads: int | None) -> str:
-    return f"{platform.system()}, {rate['machine']}, BLAS: {rate['blas'] or 'of MLX'}" + (f", {threads} thread(s)" if threads else "")
-
-
-def heading(document: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
-    return f"{document['machine']}; {document['date']}\n{versions}\nmodel: {document['model']}"
 
 
 def by_shape(rows: Sequence[results.Row]) -> list[list[results.Row]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -260,6 +261,24 @@ def test_the_adapter_is_kept_by_the_answers_that_it_gives_afterwards(run: Run, t
     assert sum(errors) / len(errors) == pytest.approx(best["metrics"]["mae.post"])
     sure = ece([line["confidence"]["high"] for line in valid], again)
     assert sure == pytest.approx(best["metrics"]["ece.high"], abs=1e-6), "and as sure of them"
+
+
+def test_slots_answer_values_and_write_texts_behind_them(run: Run, tmp_path: Path) -> None:
+    """The text agrees with the flag that was read. A label that is too long ends with a whole word; what is learned from it does too."""
+    why = {True: "it rose over the bridge", False: "it fell"}
+    write_lines(tmp_path / "rows.jsonl", [{**row, "why": why[row["high"]]} for row in posts()])
+    fields = {"why": {"type": "text", "max_chars": 20}, **FIELDS, "post": {**FIELDS["post"], "estimate": "mean"}}
+    train = {"epochs": 10, "batch_size": 4, "accumulate": 1, "learning_rate": 0.02, "max_tokens": 256}
+    student, document = run(task={"fields": fields}, answer="slots", train=train)
+    lines = read_lines(student / "predictions.jsonl")
+    assert {line["answer"]["why"] for line in lines if line["answer"]["high"]} == {"it rose over the…"}
+    assert {line["answer"]["why"] for line in lines if not line["answer"]["high"]} == {"it fell"}
+    assert all(list(line["answer"]) == list(fields) for line in lines), "in the order of the recipe"
+    for line in lines:
+        raw = line["probabilities"]["post"]["raw"]
+        assert line["answer"]["post"] == pytest.approx(sum(i * p for i, p in enumerate(raw)), abs=0.006), "the expectation, to two decimals"
+        assert line["confidence"]["post"] == pytest.approx(raw[math.floor(line["answer"]["post"] + 0.5)], abs=1e-6)
+    assert document["metrics"]["valid_json"]["value"] == 1.0 and {"mae.post", "ece.post"} <= set(document["metrics"])
 
 
 def test_an_examination_is_of_the_student_as_it_is_now(setting: Setting, checkpoint: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ NumPy crosses this boundary, tensors never do. `B` rows, `n` tokens, `k` positio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -73,32 +73,64 @@ class Ranks(Protocol):
         ...
 
 
-class Session(Protocol):
-    """Rows being answered after one shared prefix. A row's handle is an int that is never used twice."""
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """How much may be answered at once: what the memory limit leaves, and no more than makes it faster."""
 
-    def admit(self, rows: Sequence[Ids]) -> list[int]:
-        """Forward rows (each (n,), n >= 1) behind the prefix, in one batch. Handles in the same order."""
+    forward: int
+    """Tokens of one forward."""
+    held: int
+    """Tokens, of all rows together, whose keys and values are kept."""
+
+
+class Session(Protocol):
+    """Rows being answered after one shared prefix. A row's handle is an int that is never used twice.
+
+    A row's answers are its own: neighbours, batch and order change what is computed by rounding alone.
+    """
+
+    def admit(self, rows: Sequence[Ids], *, read_at: Sequence[Sequence[int]] | None = None) -> list[int]:
+        """New rows, handles in the same order; as `extend` for those that bring tokens (each (n,)). One of none is forwarded later."""
         ...
 
-    def extend(self, tokens: Mapping[int, Sequence[int]]) -> None:
-        """Append tokens to rows, each its own number (>= 1), in one batch."""
+    def extend(
+        self,
+        tokens: Mapping[int, Sequence[int] | Ids],
+        *,
+        asides: Mapping[int, Sequence[Sequence[int] | Ids]] | None = None,
+        read_at: Mapping[int, Sequence[int]] | None = None,
+        ending: Collection[int] = (),
+    ) -> None:
+        """Append tokens to rows, each its own number, in one forward: whole prompts, pieces of them, answers, all together.
+
+        `asides`: branches that leave a row where it stood before these tokens. They are read like tokens, and forgotten.
+        `read_at`: the positions that will be read, counted in a row's tokens and asides one after another; for rows not named, the last
+        token and the end of each aside. `ending`: rows that will not go on, of which nothing is kept but what is read.
+        """
+        ...
+
+    def fork(self, row: int, number: int) -> list[int]:
+        """As many rows that stand where this one does and share what it has; the row itself is gone. Once in a row's life."""
         ...
 
     def choose(
-        self, allowed: Mapping[int, NDArray[np.uint32]], *, temperature: float = 0.0, seed: int = 0
+        self, allowed: Mapping[int, NDArray[np.uint32]], *, temperature: float = 0.0, seed: int | Mapping[int, int] = 0
     ) -> tuple[dict[int, int], dict[int, float]]:
-        """The next token of each row, and its log probability among those allowed.
+        """The next token of each row, and its log probability among those allowed (at temperature 1).
+
+        `seed`: of each row; one number stands for another in each row.
 
         `allowed`: a bit mask over the vocabulary, (ceil(V / 32),), least significant bit first. Temperature 0 is greedy, the lowest
-        id where two tie. The selection happens on the device: (B, V) never crosses to NumPy.
+        id where two tie. The selection happens on the device: (B, V) never crosses to NumPy. Where few are allowed, only their rows
+        of the head are computed.
         """
         ...
 
     def read(self, positions: Mapping[int, Sequence[int]], allowed: Mapping[int, Sequence[Ids]]) -> dict[int, list[Logs]]:
         """Log probabilities over `allowed[row][i]` (they sum to 1 there) after the token at `positions[row][i]`.
 
-        Positions count within the tokens of the row's last `admit` or `extend`; negative ones from its end.
-        Only the rows of the head that are allowed are computed.
+        Positions are among those of the row's last `admit` or `extend` that may be read; negative ones count from the end of its tokens,
+        asides apart. Only the rows of the head that are allowed are computed.
         """
         ...
 
@@ -109,7 +141,7 @@ class Session(Protocol):
         """
         ...
 
-    def drop(self, rows: Sequence[int]) -> None:
+    def drop(self, rows: Collection[int]) -> None:
         """Free the rows' memory."""
         ...
 
@@ -162,8 +194,12 @@ class Student(Protocol):
         """`adapter_config.json` and `adapter_model.safetensors` as PEFT reads them, each written atomically."""
         ...
 
-    def session(self, prefix: Ids, *, adapter: str | None = None, token_budget: int | None = None) -> Session:
-        """Answer rows behind a prefix (which may be empty). `token_budget` bounds the padded tokens of one forward."""
+    def session(self, prefix: Ids, *, adapter: str | None = None) -> Session:
+        """Answer rows behind a prefix (which may be empty)."""
+        ...
+
+    def capacity(self) -> Capacity:
+        """What answering may take, beside the weights, within the memory limit."""
         ...
 
     def peak_memory(self) -> int:

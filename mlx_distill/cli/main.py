@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train",
     "evaluate": "evaluate",
     "infer": "infer",
+    "bundle": "bundle",
     "adapter": "adapter",
 }
 """Command: its module in `cli.commands`, in the order of --help."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from mlx_distill.catalog import nearest
 from mlx_distill.data.read import read
+from mlx_distill.data.seen import Seen
 from mlx_distill.data.sources import SourceRow
 from mlx_distill.data.split import SplitRow, split
 from mlx_distill.errors import DataError
@@ -22,10 +22,12 @@ from mlx_distill.recipe.schema import DataSpec, SourceSpec, SplitSpec, TaskSpec
 from mlx_distill.records import BadRow, Example
 from mlx_distill.task import rubric
 from mlx_distill.task.fields import ABSENT, follow, labels
-from mlx_distill.task.prompt import fill
+from mlx_distill.task.prompt import columns, fill
 
 SHOWN = 10
 """Reasons listed of bad rows."""
+FILE_BITS = 24
+"""Of the 63 that tell where a row stands, those that number its file."""
 FIRST = 3
 """Lines named of those with one reason."""
 
@@ -39,13 +41,18 @@ class Examples:
 
 
 class Reader:
-    """Makes examples of a source's rows, one at a time. `missing` None: texts alone, labels are not looked at."""
+    """Makes examples of a source's rows, one at a time, in the same memory however many there are.
 
-    def __init__(self, task: TaskSpec, missing: Sequence[str] | None):
+    `missing` None: texts alone, labels are not looked at. `empty` False: a row whose columns have nothing to read is bad.
+    """
+
+    def __init__(self, task: TaskSpec, missing: Sequence[str] | None, *, empty: bool = True):
         self._task, self._missing = task, missing
-        self._first: dict[str, tuple[int, str | None]] = {}
-        """Line and file of each id."""
-        self._copies: Counter[str] = Counter()
+        self._read = None if empty else columns(task.input)
+        self._first = Seen()
+        """Line and file of each id, in one number."""
+        self._files: dict[str | None, int] = {}
+        self._copies = Seen()
         labelled = task.fields.get("id")
         self._id_is_a_label = labelled is not None and labelled.source is None and missing is not None
 
@@ -55,17 +62,19 @@ class Reader:
 
     def _example(self, row: SourceRow) -> Example | BadRow:
         name = self._id(row.record)
-        if name in self._first:
-            line, file = self._first[name]
+        if (first := self._first.get(name)) is not None:
+            line, file = first >> FILE_BITS, list(self._files)[first % (1 << FILE_BITS)]
             where = f" of {file}" if file != row.file else ""
             return BadRow(f"the id {name!r} stands on line {line}{where} already", row.line, name, row.file)
         try:
             text = fill(self._task.input, row.record)
+            if self._read is not None and all(_is_empty(follow(row.record, column)) for column in self._read):
+                raise ValueError(f"empty: there is nothing to read in {' or '.join(self._read)}")
             found = {} if self._missing is None else labels(self._task.fields, row.record, self._missing)
         except ValueError as error:
             return BadRow(str(error), row.line, name, row.file)
-        self._first[name] = row.line, row.file
-        return Example(name, row.record, text, found, row.line)
+        self._first.put(name, row.line << FILE_BITS | self._files.setdefault(row.file, len(self._files)))
+        return Example(name, row.record, text, found, row.line, row.file)
 
     def _id(self, record: Mapping[str, Any]) -> str:
         """The column `id`; without one (or where that column is a label) the content's hash, and which copy of it this is."""
@@ -74,8 +83,13 @@ class Reader:
             return str(given)
         content = json.dumps(record, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
         digest = hashlib.sha256(content).hexdigest()[:16]
-        self._copies[digest] += 1
-        return f"{digest}-{self._copies[digest]}"
+        copy = (self._copies.get(digest) or 0) + 1
+        self._copies.put(digest, copy)
+        return f"{digest}-{copy}"
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip()) or value in ([], {})
 
 
 def load(task: TaskSpec, data: DataSpec, path: Path) -> Examples:

@@ -41,7 +41,10 @@ class Lessons:
     rows: list[Lesson]
     rejected: list[BadRow]
     unlabelled: int
-    """Rows that teach nothing: without a label in the first field (slots: in any), or in fields alone that count nothing in the loss."""
+    """Rows that teach nothing: without a label in the first field, or in fields alone that count nothing in the loss.
+
+    In slots: without one in any closed field and in the first open one.
+    """
 
 
 def lessons(examples: Iterable[Example], prompt: Prompt, plan: Plan, max_tokens: int, balance: Balance | None = None) -> Lessons:

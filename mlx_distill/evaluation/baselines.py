@@ -17,6 +17,7 @@ import numpy as np
 from mlx_distill.evaluation.metrics import CLOSED
 from mlx_distill.recipe.schema import FieldSpec
 from mlx_distill.records import Example, Value
+from mlx_distill.task.decision import expectation
 from mlx_distill.task.fields import closed_values, limits, nearest_value
 
 INVERSE_PENALTY = 3.0
@@ -114,7 +115,7 @@ def _field(name: str, spec: FieldSpec, train: Sequence[Example], learn: Any, ans
         from sklearn.linear_model import Ridge
 
         scores = Ridge(alpha=1.0).fit(learn[rows], np.array(values, dtype=float)).predict(answer)
-        return [on_step(float(score), spec) for score in scores]
+        return [expectation(spec, float(score)) if spec.estimate == "mean" else on_step(float(score), spec) for score in scores]
     return _classify(learn[rows], values, answer)
 
 

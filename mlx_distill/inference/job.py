@@ -1,34 +1,35 @@
-"""A file of texts becomes a file of answers: streamed, in windows, with rejects beside them, resumed where it stopped.
+"""A file of texts becomes a file of answers: streamed, written as they are finished, with rejects beside them, resumed where it stopped.
 
-    OUTPUT                  one result a line, in the order of the input
-    OUTPUT.rejects.jsonl    one bad row a line, with its line and reason
-
-Both are append-only; a line torn by a kill is dropped on resume. The job knows rows and files; nothing of models.
+One reading of the input serves several students, window by window. What was answered or rejected before is passed over by its id. The
+memory is the same however many rows there are. The job knows rows and results; nothing of models, and of files only where they lie.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mlx_distill.errors import OutputError
-from mlx_distill.files import drop_torn_line, writing
+from mlx_distill.data.seen import Seen
+from mlx_distill.errors import DataError
 from mlx_distill.inference.engine import Engine
+from mlx_distill.inference.journal import Journal, lines_of
+from mlx_distill.inference.output import Places, distributions, reject_key, reject_line, result_key, result_line
+from mlx_distill.inference.tally import Tally
 from mlx_distill.observe.progress import Step as Bar
+from mlx_distill.recipe.schema import FieldSpec
 from mlx_distill.records import BadRow, Example, Prediction
 
-WINDOW = 256
-"""Rows that are read before they are answered: enough for like lengths to meet."""
-SYNC_SECONDS = 1.0
+TURN = 512
+"""Rows that a student answers before it is another's turn, where there are several."""
 
 
 @dataclass(slots=True)
 class Done:
+    """`rows` of the input; the others count answers, so that of S students done + rejected + skipped = S * rows."""
+
     rows: int = 0
     done: int = 0
     rejected: int = 0
@@ -36,133 +37,120 @@ class Done:
     """Rows that an earlier run had answered or rejected."""
 
 
-def result_line(prediction: Prediction) -> dict[str, Any]:
-    """A result as `infer` writes it."""
-    line: dict[str, Any] = {
-        "id": prediction.id,
-        "answer": prediction.answer,
-        "confidence": {name: round(value, 4) for name, value in prediction.confidence.items()},
-    }
-    if prediction.overall is not None:
-        line["overall"] = prediction.overall
-    if prediction.tier is not None:
-        line["tier"] = prediction.tier
-    if prediction.trimmed:
-        line["trimmed"] = True
-    return line
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A student and what it is to answer. `rows` of all students are the same rows of the input, in the same order."""
+
+    name: str
+    engine: Engine
+    fields: Mapping[str, FieldSpec]
+    rows: Iterator[Example | BadRow]
 
 
-def rejects_of(output: Path) -> Path:
-    return output.with_name(output.name + ".rejects.jsonl")
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the results look like, and when to give up."""
+
+    distributions: bool = False
+    max_rejects: int | None = None
+    folder: Path | None = None
+    """The input, where it is one: rejects then name their file."""
 
 
-def refuse(source: Path, output: Path, *, resume: bool) -> None:
-    """Raises OutputError where results cannot be written to OUTPUT: before anything slow is begun."""
-    files = (output, rejects_of(output))
-    if output.is_dir():
-        raise OutputError("OUTPUT is a folder", file=output, hint="name a new file in it, such as answers.jsonl")
-    if any(file.exists() and source.exists() and file.samefile(source) for file in files):
-        raise OutputError("INPUT and OUTPUT are the same file", file=output, hint="name a new file, such as answers.jsonl")
-    if output.suffix.lower() not in (".jsonl", ".ndjson"):
-        called = f"{output.suffix} files" if output.suffix else "a file without a suffix"
-        raise OutputError(f"results are written as JSON lines, not {called}", file=output, hint="let its name end in .jsonl")
-    if not resume and (taken := next((file for file in files if file.exists()), None)):
-        raise OutputError("there are results already", file=taken, hint="--resume goes on with them; or name another file")
+def run(asked: Sequence[Asked], places: Places, tally: Tally, bar: Bar, wanted: Wanted) -> Done:
+    """Answer every row that is not answered yet. Raises DataError where more rows are rejected than `wanted` has patience for."""
+    with Journal(places.lines) as results, Journal(places.rejects) as rejects:
+        job = _Job(places, results, rejects, tally, bar, wanted, several=len(asked) > 1)
+        turn = TURN if len(asked) > 1 else None
+        more = True
+        while more:
+            more = sum(job.answer(student, turn) for student in asked) > 0 and turn is not None
+    job.done.rows = job.read // len(asked)
+    return job.done
 
 
-def run(rows: Iterable[Example | BadRow], engine: Engine, output: Path, bar: Bar, *, resume: bool) -> Done:
-    """Answer every row that is not answered yet. Without `resume` there is no such file yet (`refuse`)."""
-    rejects = rejects_of(output)
-    done = Done()
-    with _Lines(output, key=lambda line: str(line["id"])) as answers, _Lines(rejects, key=_place) as refused:
-        known = {(name, line) for name, line, _ in refused.before}
-        for window in _windows(rows):
-            bad = [row for row in window if isinstance(row, BadRow)]
-            over = all(isinstance(row, BadRow) or row.id in answers.before or (row.id, row.line) in known for row in window)
-            # A window that was left half done is answered whole: the company that a row is computed in shows in its last digits.
-            for result, line in _results(bad if over else window, engine):
-                if isinstance(result, Prediction) and result.id not in answers.before:
-                    answers.write(result_line(result))
-                    done.done += 1
-                elif isinstance(result, BadRow) and _place(reject := _reject(result, line)) not in refused.before:
-                    refused.write(reject)
-                    done.rejected += 1
-            done.rows += len(window)
-            bar.advance(len(window))
-    done.skipped = done.rows - done.done - done.rejected
-    if not refused.wrote and not refused.before:
-        rejects.unlink(missing_ok=True)
-    return done
+class _Job:
+    def __init__(self, places: Places, results: Journal, rejects: Journal, tally: Tally, bar: Bar, wanted: Wanted, *, several: bool):
+        self._places, self._results, self._rejects, self._tally, self._bar = places, results, rejects, tally, bar
+        self._wanted, self._several = wanted, several
+        self.done, self.read = Done(), 0
+        self._answered, self._refused, self._before = Seen(), Seen(), 0
+        self._files: dict[str, str | None] = {}
+        """Of rows that are being answered."""
+        self._recall()
+
+    def answer(self, student: Asked, most: int | None) -> int:
+        """So many of a student's rows, or all; how many there were."""
+        before = self.read
+        for result in student.engine.stream(self._open(student, islice(student.rows, most))):
+            file = self._files.pop(str(result.id), None)
+            if isinstance(result, Prediction):
+                self._write(student, result)
+            else:
+                self._reject(student, BadRow(result.reason, result.line, result.id, file))
+        return self.read - before
+
+    def _recall(self) -> None:
+        """What stands in the files already."""
+        for line in self._places.results():
+            self._answered.put(result_key(line))
+            self._tally.recall(line.get("task") or "", line.get("tier"))
+        for line in lines_of(self._places.rejects):
+            self._refused.put(reject_key(line))
+            self._tally.recall_reject()
+            self._before += 1
+
+    def _open(self, student: Asked, rows: Iterator[Example | BadRow]) -> Iterator[Example]:
+        """The rows that are still to be answered, one by one as the engine asks for them."""
+        task = student.name if self._several else None
+        for row in rows:
+            self.read += 1
+            if isinstance(row, BadRow):
+                self._reject(student, row)
+            elif self._is_done(row, task):
+                self._skip()
+            else:
+                self._files[row.id] = row.file
+                yield row
+
+    def _is_done(self, row: Example, task: str | None) -> bool:
+        if result_key({"id": row.id, "task": task}) in self._answered:
+            return True
+        return reject_key(reject_line(BadRow("", row.line, row.id, row.file), self._wanted.folder, task)) in self._refused
+
+    def _skip(self) -> None:
+        self.done.skipped += 1
+        self._tally.skipped()
+        self._advance()
+
+    def _write(self, student: Asked, prediction: Prediction) -> None:
+        line = result_line(prediction, student.name if self._several else None)
+        if self._wanted.distributions:
+            line |= distributions(prediction, student.fields)
+        self._results.write(line)
+        self.done.done += 1
+        self._tally.answered(student.name, prediction.tier)
+        self._advance()
+
+    def _reject(self, student: Asked, bad: BadRow) -> None:
+        line = reject_line(bad, self._wanted.folder, student.name if self._several else None)
+        if reject_key(line) in self._refused:
+            self._skip()
+            return
+        self._rejects.write(line)
+        self.done.rejected += 1
+        self._tally.rejected(bad, _place(line))
+        self._advance()
+        most = self._wanted.max_rejects
+        if most is not None and (count := self._before + self.done.rejected) > most:
+            message = f"{count:,} rows were rejected, more than --max-rejects {most} allows; the last, {_place(line)}: {bad.reason}"
+            hint = f"they stand in {self._places.rejects}; --resume with a higher --max-rejects, or without, goes on"
+            raise DataError(message, file=bad.file, line=bad.line, hint=hint)
+
+    def _advance(self) -> None:
+        self._bar.advance(1, **self._tally.figures())
 
 
-def _results(rows: Sequence[Example | BadRow], engine: Engine) -> Iterator[tuple[Prediction | BadRow, int | None]]:
-    """In the order of the rows."""
-    answers = engine.answers([row for row in rows if isinstance(row, Example)])
-    for row in rows:
-        yield (row if isinstance(row, BadRow) else next(answers)), row.line
-
-
-def _reject(bad: BadRow, line: int | None) -> dict[str, Any]:
-    return {"id": bad.id, "line": bad.line if bad.line is not None else line, "reason": bad.reason}
-
-
-def _place(reject: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-    return reject.get("id"), reject.get("line"), reject.get("reason")
-
-
-def _windows(rows: Iterable[Example | BadRow]) -> Iterator[list[Example | BadRow]]:
-    window: list[Example | BadRow] = []
-    for row in rows:
-        window.append(row)
-        if len(window) == WINDOW:
-            yield window
-            window = []
-    if window:
-        yield window
-
-
-class _Lines:
-    """An append-only file of JSON lines that reaches the disk at least every second. `before`: the keys of what stood in it."""
-
-    def __init__(self, path: Path, *, key: Callable[[Mapping[str, Any]], Any]):
-        self._path, self._key = path, key
-        self.before: set[Any] = set()
-        self.wrote = False
-        self._synced = time.monotonic()
-
-    def __enter__(self) -> _Lines:
-        with writing(self._path):
-            if self._path.exists():
-                drop_torn_line(self._path)
-                with self._path.open("rb") as lines:
-                    self.before = {self._key(self._parsed(number, line)) for number, line in enumerate(lines, start=1)}
-            self._file = self._path.open("ab", buffering=0)  # a line is with the system at once, whatever ends this process
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with writing(self._path), self._file:
-            self._sync()
-
-    def write(self, document: Mapping[str, Any]) -> None:
-        line = json.dumps(document, ensure_ascii=False, allow_nan=False) + "\n"
-        self.wrote = True
-        rest = memoryview(line.encode("utf-8", "backslashreplace"))
-        with writing(self._path):
-            while rest:
-                rest = rest[self._file.write(rest) :]
-            if time.monotonic() - self._synced >= SYNC_SECONDS:
-                self._sync()
-
-    def _sync(self) -> None:
-        os.fsync(self._file.fileno())
-        self._synced = time.monotonic()
-
-    def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
-        try:
-            document = json.loads(line)
-            assert isinstance(document, dict) and "id" in document
-        except (ValueError, AssertionError):
-            raise OutputError(
-                "this line is no result", file=self._path, line=number, hint="the file is not this command's; name another"
-            ) from None
-        return document
+def _place(line: Mapping[str, Any]) -> str:
+    file = f"{line['file']}, " if "file" in line else ""
+    return f"{file}line {line['line']}" if line["line"] is not None else f"{file}row {line['id']}"

@@ -24,6 +24,8 @@ TOKENIZER = (
 LICENCES = ("LICENSE*", "License*", "license*", "LICENCE*", "NOTICE*")
 KEPT = (*TOKENIZER, "generation_config.json", *LICENCES)
 """Files beside config and weights that belong to a model, as patterns of their names."""
+TERMS = ("Licence*", "licence*", "Notice*", "notice*", "COPYING*", "USE_POLICY*")
+"""More texts on what one may do with a model. They are kept beside it, and are no part of what it is: its hash leaves them out."""
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf", "*.h5", "*.msgpack")
 FLOATS = ("F32", "F16", "BF16")
@@ -40,6 +42,8 @@ class Checkpoint:
     shards: Sequence[Path]
     kept: Sequence[Path]
     """Tokenizer, generation config and licence texts."""
+    terms: Sequence[Path]
+    """Licence texts of other names; not among `files`."""
 
     @property
     def family_name(self) -> str:
@@ -47,7 +51,7 @@ class Checkpoint:
 
     @property
     def tokenizer(self) -> list[Path]:
-        return [path for path in self.kept if _matches(path, TOKENIZER)]
+        return [path for path in self.kept if matches(path, TOKENIZER)]
 
     @property
     def files(self) -> list[Path]:
@@ -71,8 +75,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(message, hint="take another model", file=folder / "config.json")
     shards = _shards(folder)
     tensors = _match(folder, config, shapes, _read_shards(folder, shards))
-    kept = sorted(path for path in folder.iterdir() if path.is_file() and _matches(path, KEPT))
-    return Checkpoint(folder, config, family, tensors, shards, kept)
+    there = sorted(path for path in folder.iterdir() if path.is_file())
+    kept = [path for path in there if matches(path, KEPT)]
+    terms = [path for path in there if matches(path, TERMS) and path not in kept]
+    return Checkpoint(folder, config, family, tensors, shards, kept, terms)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -124,7 +130,7 @@ def _shards(folder: Path) -> list[Path]:
         counts = {int(found[1]) for path in shards if (found := re.search(r"-of-(\d+)\.safetensors$", path.name))}
         shards += [folder / _shard_name(i + 1, n) for n in counts for i in range(n) if folder / _shard_name(i + 1, n) not in shards]
     if not shards:
-        pickles = sorted(path.name for path in folder.iterdir() if _matches(path, PICKLES))
+        pickles = sorted(path.name for path in folder.iterdir() if matches(path, PICKLES))
         if pickles:
             hint = "pickle can run code: take a revision with safetensors, or save it anew with transformers (save_pretrained)"
             raise CheckpointError(f"the weights are in {pickles[0]}, and only safetensors is read", hint=hint, file=folder)
@@ -195,5 +201,6 @@ def _first(names: Sequence[str]) -> str:
     return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
 
 
-def _matches(path: Path, patterns: Sequence[str]) -> bool:
+def matches(path: Path, patterns: Sequence[str]) -> bool:
+    """By its name."""
     return any(fnmatch.fnmatchcase(path.name, pattern) for pattern in patterns)

@@ -139,3 +139,23 @@ def _passing_head(size: Sizes, learnable: Learnable, work: Work, device: Device)
     table = 4 * 4 * size.vocabulary * size.hidden if learnable.whole else 0
     piece = min(max(device.logits, LEAST * size.vocabulary), work.read * size.vocabulary)
     return PASSES * 4 * piece + 3 * work.read * size.hidden * 4 + table
+
+
+FORWARD = 2048
+"""Tokens of one forward in answering: a matmul of more is no quicker, and what it keeps in passing grows with them."""
+HELD = 1 << 18
+"""Tokens whose keys and values are kept at most: enough rows for every forward to be full."""
+
+
+def answering_capacity(config: Mapping[str, Any], *, free: int, device: Device) -> tuple[int, int]:
+    """Tokens of one forward, and tokens whose keys and values may be kept, where so many bytes are free beside the weights.
+
+    A third of what is left after the tiles goes to the forward at most; of the rest, half is kept free for copies as rows come and go.
+    """
+    size = Sizes.of(config)
+    cached = 2 * size.layers * size.kv_heads * size.head * device.width
+    queries = (size.heads + 2 * size.kv_heads) * size.head
+    passing = (4 * size.hidden + 4 * size.intermediate) * device.width + 3 * queries * 4 + cached
+    left = free - PASSES * 4 * (device.tile + max(device.logits, LEAST * size.vocabulary))
+    forward = max(LEAST, min(FORWARD, left // 3 // passing))
+    return forward, max(forward, min(HELD, (left - forward * passing) // (2 * cached)))

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 from mlx_distill.errors import CheckpointError
-from mlx_distill.models.checkpoint import KEPT
+from mlx_distill.models.checkpoint import KEPT, TERMS
+from mlx_distill.models.license import CARD
 
 WEIGHTS = ("config.json", "model*.safetensors", "model.safetensors.index.json")
 NEEDED = (*WEIGHTS, "tokenizer*")
@@ -61,7 +62,7 @@ def _snapshot(model: str, revision: str | None) -> Path:
 
     try:
         HfApi().model_info(model, revision=revision, timeout=PATIENCE)  # a download without a network would try again for half a minute
-        return Path(snapshot_download(model, revision=revision, allow_patterns=[*WEIGHTS, *KEPT], etag_timeout=PATIENCE))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=[*WEIGHTS, *KEPT, *TERMS, CARD], etag_timeout=PATIENCE))
     except GatedRepoError:
         hint = f"accept its terms at https://huggingface.co/{model}, then: hf auth login"
         raise CheckpointError(f"{model} is closed to you", hint=hint) from None

@@ -168,7 +168,7 @@ class Step:
         self._progress = progress
 
     def advance(self, n: int = 1, /, **figures: Any) -> None:
-        """`n` more are done; `figures` (loss=0.81, rows=12) are shown from now on."""
+        """`n` more are done; `figures` (loss=0.81, rows=12) are shown from now on, those that are not None."""
         self.count += n
         self._figures.update(figures)
         self._progress._show(self)
@@ -181,7 +181,7 @@ class Step:
     def figures(self, *, counted: bool = True) -> list[str]:
         """What was counted, and the figures of the last `advance`, each as "name value"."""
         count = [f"{self.count:,} {self.unit}".strip()] if counted and self.count else []
-        return count + [f"{name} {_figure(value)}" for name, value in self._figures.items()]
+        return count + [f"{name} {_figure(value)}" for name, value in self._figures.items() if value is not None]
 
 
 def _figure(value: Any) -> str:

@@ -96,14 +96,9 @@ def _across(loaded: Loaded) -> Found:
 
 
 def _slots(task: TaskSpec) -> Found:
-    """Open fields have no closed set of values to read."""
-    for name, spec in task.fields.items():
-        if spec.kind in ("text", "list"):
-            yield (
-                f"task.fields.{name}.type",
-                f"a {spec.kind} in `answer: slots` is not supported yet",
-                "answer: json, or leave the field out",
-            )
+    """Texts and lists are written behind the values that were read: without one there is nothing to read."""
+    if task.fields and all(spec.kind in ("text", "list") for spec in task.fields.values()):
+        yield "answer", "slots read scores, choices and flags, and this task has texts and lists alone", "answer: json"
 
 
 def _task(task: TaskSpec) -> Found:
@@ -140,6 +135,8 @@ def _condition(condition: Any, field: FieldSpec | None) -> Iterator[tuple[str, s
             yield f"a flag is true or false; got {value!r}", None
         elif field is not None and field.kind == "score" and (isinstance(value, bool) or not isinstance(value, (int, float))):
             yield f"a score is a number; got {value!r}", None
+        elif field is not None and field.kind == "score" and field.estimate == "mean":
+            yield f"a score whose estimate is the mean is hardly ever exactly {value:g}", "say {below: x} or {at_least: x}"
 
 
 def _bounds(condition: dict[str, Any], field: FieldSpec | None) -> Iterator[tuple[str, str | None]]:

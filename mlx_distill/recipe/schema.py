@@ -64,12 +64,19 @@ class FieldSpec:
     step: float | None = setting(None, "score: distance between two values (default 1)", above=0)
     weight: float | None = setting(None, "score: its share of the overall", low=0)
     gate: GateSpec | None = setting(None, "score: below a threshold, caps the overall")
+    estimate: str | None = setting(
+        None,
+        "score: which number of its distribution is the answer (default mode). mode: the likeliest value, oftenest exactly the judge's; "
+        "median: the value with half of the probability on either side, least off on average; mean: the expectation, mostly between two "
+        "steps, with the least squared error",
+        choices=("mode", "median", "mean"),
+    )
     choices: tuple[str, ...] | None = setting(None, "choice: the legal values; list: the legal items, where they are known")
     max_chars: int | None = setting(None, "text: at most so many characters (default 400); list: of one item (default 80)", low=1)
     max_items: int | None = setting(None, "list: at most so many items (default 8)", low=1)
 
     OWN: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "score": ("min", "max", "step", "weight", "gate"),
+        "score": ("min", "max", "step", "weight", "gate", "estimate"),
         "choice": ("choices",),
         "flag": (),
         "text": ("max_chars",),
@@ -77,7 +84,7 @@ class FieldSpec:
     }
 
     def problems(self) -> Iterator[Problem]:
-        for name in ("min", "max", "step", "weight", "gate", "choices", "max_chars", "max_items"):
+        for name in ("min", "max", "step", "weight", "gate", "estimate", "choices", "max_chars", "max_items"):
             if getattr(self, name) is not None and name not in self.OWN.get(self.kind, ()):
                 yield name, f"a {self.kind} has no {name}", f"a {self.kind} takes {', '.join(self.OWN[self.kind]) or 'nothing more'}"
         if self.kind == "choice" and (self.choices is None or len(self.choices) < 2):
@@ -137,7 +144,9 @@ class TaskSpec:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSpec:
     kind: str = setting(meaning="how to read it", choices=("jsonl", "csv", "parquet", "hf"))
-    path: str = setting(meaning="file, or folder of such files; relative to the recipe. hf: a local folder or a hub id")
+    path: str = setting(
+        meaning="file, or folder of such files; relative to the recipe. jsonl, csv: packed too (.gz, .zst). hf: a local folder or a hub id"
+    )
     split: str | None = setting(None, "hf: which split of the dataset (default train)")
     revision: str | None = setting(None, "hf: which revision of the dataset")
     delimiter: str | None = setting(None, "csv: what separates the columns (default: a comma, or a tab in .tsv)")
@@ -335,7 +344,9 @@ class Recipe:
     lora: LoraSpec | None = setting(LoraSpec, "the adapter; `none`: all weights are trained, of an unquantized base")
     train: TrainSpec = setting(TrainSpec, "the training")
     answer: str = setting(
-        "json", "json: written field after field; slots: every value read at once (closed fields only)", choices=("json", "slots")
+        "json",
+        "json: written field after field; slots: every score, choice and flag read at once, texts and lists written after them",
+        choices=("json", "slots"),
     )
     evaluate: EvaluateSpec = setting(EvaluateSpec, "what the report shows")
     targets: dict[str, float] = setting(dict, "metric: the value to reach")

@@ -14,7 +14,10 @@ from typing import Any
 from mlx_distill.catalog import nearest
 from mlx_distill.recipe.schema import FieldSpec
 from mlx_distill.records import Value
+from mlx_distill.task.ending import ended as ended
 
+CLOSED, OPEN = ("score", "choice", "flag"), ("text", "list")
+"""Kinds of field with a closed set of values, and those without."""
 TEXT_CHARS, ITEM_CHARS, ITEMS = 400, 80, 8
 TRUE, FALSE = ("true", "yes", "1", "1.0"), ("false", "no", "0", "0.0")
 ABSENT = object()
@@ -30,7 +33,7 @@ def closed_values(spec: FieldSpec) -> list[Value] | None:
     if spec.kind == "score":
         low, high, step = limits(spec)
         steps = [low + i * step for i in range(round((high - low) / step) + 1)]
-        return [round(value) for value in steps] if _integral(spec) else [round(value, _decimals(spec)) for value in steps]
+        return [round(value) for value in steps] if _integral(spec) else [round(value, decimals(spec)) for value in steps]
     return None
 
 
@@ -52,16 +55,19 @@ def json_text(spec: FieldSpec, value: Value) -> str:
     """A value as it stands in an answer: compact, not ASCII-escaped; a score is its nearest step, always with the step's decimals."""
     if spec.kind == "score":
         value = nearest_value(spec, value)
-        return str(value) if _integral(spec) else f"{value:.{_decimals(spec)}f}"
+        return str(value) if _integral(spec) else f"{value:.{decimals(spec)}f}"
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text if spec.choices else text.replace("\x7f", "\\u007f")  # the grammar of open texts takes DEL as an escape alone
 
 
 def schema(spec: FieldSpec) -> dict[str, Any]:
-    """The JSON schema of one field."""
+    """The JSON schema of one field's answers. A score whose estimate is the mean may lie between two steps."""
     values = closed_values(spec)
     if spec.kind == "flag":
         return {"type": "boolean"}
+    if spec.kind == "score" and spec.estimate == "mean":
+        low, high, _ = limits(spec)
+        return {"type": "number", "minimum": low, "maximum": high}
     if values is not None:
         return {"enum": values}
     if spec.kind == "text":
@@ -163,10 +169,10 @@ def _flag(spec: FieldSpec, raw: Any) -> Value:
 
 
 def _text(spec: FieldSpec, raw: Any) -> Value:
-    """A text longer than the field's limit ends at the last word that fits: the student is never taught what the grammar forbids."""
+    """A text longer than the field's limit is cut, and ends as a written one does that reaches it: what the grammar allows is taught."""
     if not isinstance(raw, (str, int, float)):
         raise ValueError(f"a {type(raw).__name__} is no text")
-    return shortened(legible(str(raw)), spec.max_chars or TEXT_CHARS)
+    return _fitting(legible(str(raw)), spec.max_chars or TEXT_CHARS)
 
 
 def _list(spec: FieldSpec, raw: Any) -> Value:
@@ -175,7 +181,7 @@ def _list(spec: FieldSpec, raw: Any) -> Value:
         raise ValueError(f"{raw!r} is no list of texts")
     texts = [legible(str(item)).strip() for item in items if str(item).strip()][: spec.max_items or ITEMS]
     if spec.choices is None:
-        return [shortened(text, spec.max_chars or ITEM_CHARS) for text in texts]
+        return [_fitting(text, spec.max_chars or ITEM_CHARS) for text in texts]
     if odd := [text for text in texts if text not in spec.choices]:
         raise ValueError(f"{odd[0]!r} is none of its choices; {_meant(odd[0], spec.choices)}")
     return texts
@@ -196,12 +202,8 @@ def legible(text: str) -> str:
     return text if text.isascii() else _HALVES.sub("\ufffd", text)
 
 
-def shortened(text: str, most: int) -> str:
-    """At most so many characters, cut after a word where there is one in the last fifth."""
-    if len(text) <= most:
-        return text
-    cut = text.rfind(" ", most - most // 5, most + 1)
-    return text[: cut if cut > 0 else most]
+def _fitting(text: str, most: int) -> str:
+    return text if len(text) <= most else ended(text, most)
 
 
 def _integral(spec: FieldSpec) -> bool:
@@ -209,6 +211,7 @@ def _integral(spec: FieldSpec) -> bool:
     return low == int(low) and step == int(step)
 
 
-def _decimals(spec: FieldSpec) -> int:
+def decimals(spec: FieldSpec) -> int:
+    """Digits behind the point that a score's values have."""
     low, _, step = limits(spec)
     return max(len(f"{number:.6f}".rstrip("0").partition(".")[2]) for number in (low, step))

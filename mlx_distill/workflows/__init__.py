@@ -6,7 +6,6 @@ A workflow reads what the stage before wrote and writes its own. It parses no fl
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,15 @@ from mlx_distill.recipe.schema import Recipe, SourceSpec
 from mlx_distill.training.run import Run
 from mlx_distill.workflows.bases import base_of_run
 from mlx_distill.workflows.fit import fit
+from mlx_distill.workflows.inferring import infer as infer
+from mlx_distill.workflows.inferring import source_of
 from mlx_distill.workflows.learning import learn
 from mlx_distill.workflows.setting import Document as Document
 from mlx_distill.workflows.setting import Setting as Setting
-from mlx_distill.workflows.setting import in_bytes, peak_memory
+from mlx_distill.workflows.setting import in_bytes
+from mlx_distill.workflows.students import Asking as Asking
+from mlx_distill.workflows.students import open_student as open_student
+from mlx_distill.workflows.students import open_students as open_students
 from mlx_distill.workflows.together import Together
 
 # check
@@ -165,57 +169,3 @@ def _reported(run: Run, recipe: Recipe) -> Document | None:
     lineage = document.get("lineage", {})
     same = lineage.get("adapter_sha256") == run.adapter_hash() and lineage.get("recipe_sha256") == recipe_hash(recipe)
     return document if same else None
-
-
-# infer
-
-
-def infer(setting: Setting, student: Path, source: Path, output: Path, *, resume: bool, delimiter: str | None = None) -> Document:
-    """Answers every text of a file. Rejects alone are no failure."""
-    from mlx_distill.data.examples import Reader
-    from mlx_distill.data.read import read
-    from mlx_distill.files import exclusive
-    from mlx_distill.inference.engine import Engine
-    from mlx_distill.inference.job import refuse, rejects_of
-    from mlx_distill.inference.job import run as run_job
-    from mlx_distill.task.prompt import load_tokenizer
-
-    started = time.monotonic()
-    run = Run(student)
-    recipe, facts = run.open_learned()
-    refuse(source, output, resume=resume)
-    rows = Reader(recipe.task, None).examples(read(source_of(source, recipe, delimiter), source))
-    with exclusive(output):
-        backend = setting.choose()
-        base = base_of_run(setting, run, recipe, facts, backend)
-        opened = backend.open(base, adapters={"run": run.adapter}, memory_limit=in_bytes(recipe.train.memory_limit))
-        tokenizer = load_tokenizer(base)
-        engine = Engine(opened, recipe.task, tokenizer, answer=recipe.answer, max_tokens=recipe.train.max_tokens, adapter="run")
-        with setting.progress.step("infer", unit="rows") as bar:
-            done = run_job(rows, engine, output, bar, resume=resume)
-    seconds = time.monotonic() - started
-    if done.rejected:
-        setting.progress.say(f"{done.rejected} rows were rejected: {rejects_of(output)}")
-    return {
-        **dataclasses.asdict(done),
-        "output": str(output),
-        "seconds": seconds,
-        "rows_per_hour": round(done.done / seconds * 3600) if seconds else None,
-        "tokens": dataclasses.asdict(engine.counts),
-        "peak_memory_bytes": peak_memory(opened),
-    }
-
-
-def source_of(path: Path, recipe: Recipe, delimiter: str | None) -> SourceSpec:
-    """A file of texts by its name; a CSV without a delimiter of its own has that of the recipe's data. Raises DataError."""
-    from mlx_distill.data.read import by_name
-    from mlx_distill.recipe.layers import neighbour
-
-    if not path.exists():
-        raise DataError("there is no such file", file=path, hint=neighbour(path))
-    known = recipe.data.source
-    spec = by_name(path, delimiter=delimiter)
-    if spec.kind != "csv" and delimiter is not None:
-        raise DataError(f"a {spec.kind} file has no delimiter", file=path, hint="leave --delimiter out")
-    fits = spec.kind == known.kind == "csv" and path.suffix.lower() == Path(known.path).suffix.lower()
-    return dataclasses.replace(spec, delimiter=known.delimiter) if fits and delimiter is None else spec

@@ -68,14 +68,15 @@ class Prepared:
             self.lessons[name] = lessons(rows, self.prompt, self.answers, self.recipe.train.max_tokens, balance)
         if not self.lessons["train"].rows:
             rejected = self.lessons["train"].rejected
-            why = (
-                f"; the first: {rejected[0].reason}"
-                if rejected
-                else f": none has a label in its first field, {next(iter(self.recipe.task.fields))}"
-            )
-            hint = "raise train.max_tokens" if rejected else "put a field that most rows have first"
+            why = f"; the first: {rejected[0].reason}" if rejected else f": none has a label{self._first}"
+            hint = "raise train.max_tokens" if rejected else "put a field that most rows have first" if self._first else None
             raise DataError(f"no row is left to train on{why}", file=self.recipe.data.source.path, hint=hint)
         self._tokenize_general()
+
+    @property
+    def _first(self) -> str:
+        """Where a label must stand for a row to teach anything: in json, in the first field; in slots in any that is closed."""
+        return "" if self.recipe.answer == "slots" else f" in the first field, {next(iter(self.recipe.task.fields))}"
 
     def _tokenize_general(self) -> None:
         spec, train = self.recipe.data.replay, self.recipe.train
@@ -108,7 +109,7 @@ class Prepared:
         trimmed = sum(lesson.trimmed for lesson in train.rows)
         for number, what in (
             (len(train.rejected), f"rejected, too long for train.max_tokens {recipe.train.max_tokens}"),
-            (train.unlabelled, "teach nothing: no label in the first field, or `loss: 0`"),
+            (train.unlabelled, f"teach nothing: no label{self._first}, or `loss: 0`"),
             (trimmed, "lose the middle of their text"),
         ):
             if number:
@@ -161,13 +162,14 @@ def example_rows(prepared: Prepared, number: int) -> list[dict[str, Any]]:
 
 
 def _learned(prepared: Prepared, lesson: Lesson) -> str:
-    """The answer's text; of slots, which have none, each field's placeholder with the code that is learned behind it, and its meaning."""
+    """The answer's text; of slots, each placeholder with the code that is learned behind it, and its meaning, then the texts."""
     plan, decode, targets = prepared.answers, prepared.tokenizer.decode, lesson.row.targets
     if not isinstance(plan, SlotPlan):
         return str(decode(targets))
     labelled = [place for place in plan.places if place.name in prepared.rows[lesson.row.id].labels]
     shown = [
         f"{decode([place.token])} -> {decode([code])} ({place.name}: {place.values[place.codes.tolist().index(code)]})"
-        for place, code in zip(labelled, targets.tolist(), strict=True)
+        for place, code in zip(labelled, targets.tolist(), strict=False)
     ]
-    return ", ".join(shown)
+    texts = targets[len(labelled) :]
+    return ", ".join([*shown, *([str(decode(texts))] if len(texts) else [])])

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_distill.backends.base import Backend, Ranks, Student
 from mlx_distill.observe.launched import rank_of
+from mlx_distill.observe.memory import largest_bytes
 from mlx_distill.observe.progress import Progress
 from mlx_distill.recipe.load import Loaded, load
 
@@ -44,13 +45,9 @@ class Setting:
         return backend
 
 
-def peak_memory(student: Student) -> int:
+def peak_memory(student: Student | None) -> int:
     """Bytes: the process's peak, or the device's where that is larger (unified memory does not all count as the process's)."""
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return max(peak if sys.platform == "darwin" else peak * 1024, student.peak_memory())
+    return max(largest_bytes(), student.peak_memory() if student is not None else 0)
 
 
 def versions() -> dict[str, str]:

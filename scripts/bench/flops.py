@@ -62,8 +62,12 @@ def whole_rows(prefix: int, rows: Iterable[Row]) -> Tokens:
 
 def flops(sizes: Sizes, tokens: Tokens, *, attention: bool = True) -> int:
     """Forward and backward of what is computed; without attention, what the weights alone take."""
-    linear = 2 * sizes.layers * sizes.layer_weights * tokens.forwarded
-    head = 2 * sizes.vocabulary * sizes.hidden * tokens.logits
+    linear, head, between = parts(sizes, tokens)
     adapters = 2 * sizes.layers * sizes.adapter_weights * tokens.forwarded
-    between = 4 * sizes.layers * sizes.heads * HEAD * tokens.seen if attention else 0
-    return 2 * (linear + head) + 3 * (adapters + between)
+    return 2 * (linear + head) + 3 * (adapters + (between if attention else 0))
+
+
+def parts(sizes: Sizes, tokens: Tokens) -> tuple[int, int, int]:
+    """Of one forward pass without adapters: linear layers, head, attention."""
+    linear = 2 * sizes.layers * sizes.layer_weights * tokens.forwarded
+    return linear, 2 * sizes.vocabulary * sizes.hidden * tokens.logits, 4 * sizes.layers * sizes.heads * HEAD * tokens.seen

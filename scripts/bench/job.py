@@ -35,18 +35,12 @@ class Job:
 
 
 @dataclass(slots=True)
-class Measured:
-    """Of one training. Tokens are those of all measured batches together."""
+class Timed:
+    """What every measured process says of itself."""
 
     cpu: list[float] = field(default_factory=list)
-    """Seconds of each effective batch, of all threads."""
+    """Seconds of each measured piece of work, of all threads."""
     wall: list[float] = field(default_factory=list)
-    first_loss: float = float("nan")
-    """Nats a learned token over the warm-up's rows, before anything was learned."""
-    learned: int = 0
-    computed: int = 0
-    """Tokens forwarded, padding included."""
-    padded: int = 0
     peak_memory: int = 0
     """Bytes of MLX's arrays, since the warm-up."""
     resident: int = 0
@@ -61,3 +55,15 @@ class Measured:
         """Everything must have been computed by now."""
         self.cpu.append(time.process_time() - self.began[0])
         self.wall.append(time.perf_counter() - self.began[1])
+
+
+@dataclass(slots=True)
+class Measured(Timed):
+    """Of one training, effective batch by effective batch. Tokens are those of all measured batches together."""
+
+    first_loss: float = float("nan")
+    """Nats a learned token over the warm-up's rows, before anything was learned."""
+    learned: int = 0
+    computed: int = 0
+    """Tokens forwarded, padding included."""
+    padded: int = 0

@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.shapes import Work
 from mlx_distill.backends.choose import choose
 
 SECONDS = 1.0
@@ -24,14 +23,13 @@ class Rate:
     blas: str | None
 
 
-def rate(base: Path, work: Work) -> Rate:
-    """Float32, the tokens of a micro-batch through a feed-forward's two shapes, as often as fills the time."""
+def rate(base: Path, tokens: int) -> Rate:
+    """Float32, so many tokens through a feed-forward's two shapes, as often as fills the time."""
     machine = choose("mlx").machine()  # before MLX is imported, since it brings the BLAS
     import mlx.core as mx
 
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     hidden, wide = config["hidden_size"], config["intermediate_size"]
-    tokens = sum(len(row) for row in work.warm_up[0])
     x, up, down = mx.random.normal((tokens, hidden)), mx.random.normal((wide, hidden)), mx.random.normal((hidden, wide))
     mx.eval((x @ up.T) @ down.T, x, up, down)
     cpu, wall, rounds = time.process_time(), time.perf_counter(), 0

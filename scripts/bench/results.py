@@ -62,12 +62,7 @@ def rows(trial: Trial) -> list[Row]:
 def row(trial: Trial, rival: str) -> Row:
     pairs = [(repetition[rival], repetition[OURS]) for repetition in trial.repetitions]
     clock = clock_of(trial.repetitions[0]["matmul"]["machine"])
-    time, wall, memory, resident = (
-        [seconds(theirs, clock) / seconds(own, clock) for theirs, own in pairs],
-        [seconds(theirs, "wall") / seconds(own, "wall") for theirs, own in pairs],
-        [own["peak_memory"] / theirs["peak_memory"] for theirs, own in pairs],
-        [own["resident"] / theirs["resident"] for theirs, own in pairs],
-    )
+    reached = ratios(pairs, clock)
     once, whole = trial.work()
     once_linear, whole_linear = trial.work(attention=False)
     rate = median(repetition["matmul"][clock] for repetition in trial.repetitions)
@@ -76,17 +71,10 @@ def row(trial: Trial, rival: str) -> Row:
         "trained_shape": str(trial.trained),
         "rival": rival,
         "ours": "json",
-        "clock": clock,
-        "blas": pairs[0][0]["blas"],
-        "time_ratio": median(time),
-        "time_ratio_spread": [min(time), max(time)],
-        "wall_ratio": median(wall),
-        "wall_ratio_spread": [min(wall), max(wall)],
-        "memory_ratio": median(memory),
-        "resident_ratio": median(resident),
+        **reached,
         "limit": whole / once,
         "limit_without_attention": whole_linear / once_linear,
-        "share_of_limit": median(time) * once / whole,
+        "share_of_limit": reached["time_ratio"] * once / whole,
         "limit_flops": once,
         "matmul_flops_per_second": rate,
         "limit_seconds": once / rate,
@@ -96,6 +84,21 @@ def row(trial: Trial, rival: str) -> Row:
         "repetitions": len(pairs),
         **_trainer(trial, OURS, "ours_", once / rate),
         **_trainer(trial, rival, "rival_", whole / rate),
+    }
+
+
+def ratios(pairs: Sequence[tuple[Measurement, Measurement]], clock: str) -> Row:
+    """A rival's time over ours, ours of its memory: of each repetition (theirs, ours), by this clock."""
+    time, wall = ([seconds(theirs, of) / seconds(own, of) for theirs, own in pairs] for of in (clock, "wall"))
+    return {
+        "clock": clock,
+        "blas": pairs[0][0]["blas"],
+        "time_ratio": median(time),
+        "time_ratio_spread": [min(time), max(time)],
+        "wall_ratio": median(wall),
+        "wall_ratio_spread": [min(wall), max(wall)],
+        "memory_ratio": median(own["peak_memory"] / theirs["peak_memory"] for theirs, own in pairs),
+        "resident_ratio": median(own["resident"] / theirs["resident"] for theirs, own in pairs),
     }
 
 

@@ -34,7 +34,7 @@ class Shape:
         article, answer = (str(low) if low == high else f"{low}-{high}" for low, high in (self.article, self.answer))
         return f"{self.prefix or 'none'}/{article}/{answer} {self.micro}x{self.accumulate}"
 
-    def divided(self, by: int) -> Shape:
+    def divided(self, by: float) -> Shape:
         """The same proportions with fewer tokens in every part; batches stay as they are."""
         article, answer = ((max(1, round(low / by)), max(1, round(high / by))) for low, high in (self.article, self.answer))
         return replace(self, prefix=round(self.prefix / by), article=article, answer=answer)

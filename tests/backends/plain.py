@@ -120,7 +120,7 @@ def row_nlls(model: nn.Module, prefix: Ids, row: TokenRow) -> mx.array:
     if row.allowed is not None:
         mask = np.full(logits.shape, -np.inf, np.float32)
         for i, ids in enumerate(row.allowed):
-            mask[i, ids] = 0
+            mask[i, slice(None) if ids is None else ids] = 0
         logits = logits + mx.array(mask)
     return mx.logsumexp(logits, axis=-1) - logits[mx.arange(len(row.targets)), mx.array(row.targets)]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlx_distill.backends.base import Backend
-from mlx_distill.backends.mlx.loss import free_nll, padded, union_of
+from mlx_distill.backends.mlx.loss import free_nll, union_of
 from mlx_distill.backends.mlx.model import Head, open_model
 from mlx_distill.backends.mlx.tape import Tape, Variables
 from mlx_distill.records import Group, Ids, LossSum, TokenRow
@@ -80,8 +80,7 @@ def test_losses_of_groups_and_micro_batches_come_together(backend: Backend, base
     assert sum(together.values(), LossSum()).tokens == pytest.approx(sum(float(r.weight.sum()) for g in groups for r in g.rows))
 
 
-def test_rows_are_padded_on_the_right_and_allowed_ids_are_united() -> None:
-    np.testing.assert_array_equal(padded([np.array([1, 2, 3]), np.array([4])]), [[1, 2, 3], [4, 0, 0]])
+def test_allowed_ids_are_united() -> None:
     union, mask = union_of([np.array([9, 2]), np.array([5, 9])])
     np.testing.assert_array_equal(union, [2, 5, 9])
     np.testing.assert_array_equal(mask, [[True, False, True], [False, True, True]])

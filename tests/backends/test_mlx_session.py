@@ -45,14 +45,14 @@ class Twin:
         self._last: dict[int, int] = {}
 
     def admit(self, rows: Sequence[Ids]) -> list[int]:
-        handles: list[int] = self.session.admit(rows)
+        handles: list[int] = self.session.admit(rows, read_at=[range(len(row)) for row in rows])
         assert not set(handles) & self.rows.keys()
         self.rows |= {handle: row.tolist() for handle, row in zip(handles, rows, strict=True)}
         self._last |= {handle: len(row) for handle, row in zip(handles, rows, strict=True)}
         return handles
 
     def extend(self, tokens: dict[int, list[int]]) -> None:
-        self.session.extend(tokens)
+        self.session.extend(tokens, read_at={handle: range(len(ids)) for handle, ids in tokens.items()})
         for handle, ids in tokens.items():
             self.rows[handle] += ids
             self._last[handle] = len(ids)
@@ -89,8 +89,8 @@ class Twin:
         self.check()
 
 
-def opened(folder: Path, prefix: Ids, budget: int | None = None, *, unpack: bool = False) -> Twin:
-    session = plain.open_student(folder, unpack=unpack).session(prefix, token_budget=budget)
+def opened(folder: Path, prefix: Ids, *, unpack: bool = False) -> Twin:
+    session = plain.open_student(folder, unpack=unpack).session(prefix)
     return Twin(session, plain.plain_model(folder), prefix)
 
 
@@ -135,10 +135,10 @@ OPERATION = st.tuples(st.sampled_from(["admit", "extend", "drop", "score"]), st.
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
-@given(operations=st.lists(OPERATION, min_size=3, max_size=9), prefix=st.integers(0, 4), budget=st.sampled_from([None, 1, 12]))
-def test_whatever_happens_between(base: MakeBase, operations: list[tuple[str, int]], prefix: int, budget: int | None) -> None:
+@given(operations=st.lists(OPERATION, min_size=3, max_size=9), prefix=st.integers(0, 4))
+def test_whatever_happens_between(base: MakeBase, operations: list[tuple[str, int]], prefix: int) -> None:
     generator = np.random.default_rng(prefix)
-    twin = opened(base(num_hidden_layers=1), plain.random_ids(generator, prefix), budget)
+    twin = opened(base(num_hidden_layers=1), plain.random_ids(generator, prefix))
     for name, seed in operations:
         generator = np.random.default_rng(seed)
         some = [handle for handle in twin.rows if generator.random() < 0.5]
@@ -176,19 +176,6 @@ def test_a_window_of_attention_is_kept_behind_a_prefix(base: MakeBase) -> None:
     weights = plain.random_adapter(folder, shape)
     ours = plain.our_gradient(prepared(folder, shape, weights=weights), groups)
     assert plain.distance(ours, plain.gradient(plain.plain_model(folder, weights, shape), groups)) <= 1e-5
-
-
-def test_the_token_budget_splits_what_is_admitted_and_changes_no_answer(base: MakeBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = np.random.default_rng(5)
-    twin = opened(base(num_hidden_layers=1), plain.random_ids(generator, 3), 12)
-    shapes, forward = [], twin.session._forward
-    monkeypatch.setattr(
-        twin.session, "_forward", lambda cohort, rows: (shapes.append((len(rows), max(map(len, rows)))), forward(cohort, rows))
-    )
-    handles = twin.admit(ids(generator, 4, 20, 3, 5, 4, 1))
-    assert shapes == [(3, 4), (2, 5), (1, 20)], "1 3 4 | 4 5 | 20, which is over the budget and goes alone"
-    assert [len(twin.rows[handle]) for handle in handles] == [4, 20, 3, 5, 4, 1]
-    twin.check()
 
 
 def test_dropped_rows_free_their_memory(base: MakeBase) -> None:

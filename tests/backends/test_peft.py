@@ -43,7 +43,7 @@ def their_logs(model: Any, ids: Ids) -> NDArray[np.float32]:
 
 def our_logs(student: Any, ids: Ids, adapter: str | None) -> NDArray[np.float32]:
     session = student.session(ids[:8], adapter=adapter)
-    handle = session.admit([ids[8:]])[0]
+    handle = session.admit([ids[8:]], read_at=[range(len(ids) - 8)])[0]
     return np.stack(session.read({handle: range(len(ids) - 8)}, {handle: [EVERYTHING] * (len(ids) - 8)})[handle])
 
 

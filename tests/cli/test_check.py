@@ -46,6 +46,14 @@ def test_show_tells_what_the_codes_of_slots_mean(fresh: Path) -> None:
     assert "assistant\n[learned: A -> 0 (high: False)]" in called.out
 
 
+def test_show_tells_the_texts_behind_the_codes(fresh: Path) -> None:
+    write_lines(fresh.parent / "rows.jsonl", [{**row, "why": f"post {i}"} for i, row in enumerate(water())])
+    text = "task.fields={why: text, high: flag}"
+    called = call("check", fresh, "--show", 1, "--set", "answer=slots", "--set", text)
+    assert called.code == 0, called.err
+    assert '[learned: A -> 0 (high: False), {"why":"post 0"}' in called.out
+
+
 def test_every_problem_at_once_with_file_and_line(tmp_path: Path, checkpoint: Path) -> None:
     write_lines(tmp_path / "rows.jsonl", [])
     path = recipe(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from mlx_distill.files import exclusive
+from mlx_distill.records import BadRow, Prediction
+from mlx_distill.workflows import inferring
 from tests.cli.conftest import Place
-from tests.students import call, read_lines, write_lines
+from tests.students import Called, call, read_lines, recipe, water, write_lines
 
 KEYS = {"rows", "done", "rejected", "skipped", "seconds", "rows_per_hour", "tokens", "peak_memory_bytes"}
 
@@ -20,7 +25,7 @@ KEYS = {"rows", "done", "rejected", "skipped", "seconds", "rows_per_hour", "toke
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
     """Of the columns, the template needs `text` alone."""
-    return write_lines(tmp_path / "new.jsonl", [{"id": i, "text": f"The river at post {i}. " * (i % 5)} for i in range(20)])
+    return write_lines(tmp_path / "new.jsonl", [{"id": i, "text": f"The river at post {i}. " * (1 + i % 5)} for i in range(20)])
 
 
 def test_the_document_counts_everything(finished: Place, texts: Path, tmp_path: Path) -> None:
@@ -30,7 +35,7 @@ def test_the_document_counts_everything(finished: Place, texts: Path, tmp_path: 
     assert (called.code, called.err) == (0, ""), "rejects alone are no failure"
     document = called.document
     assert document.keys() >= KEYS
-    assert document["tokens"].keys() == {"prefill", "decoded", "forced"}
+    assert document["tokens"].keys() >= {"prefill", "decoded", "forced"}
     assert [document[name] for name in ("rows", "done", "rejected", "skipped")] == [21, 20, 1, 0]
     assert read_lines(tmp_path / "out.jsonl.rejects.jsonl") == [{"id": "bad", "line": 21, "reason": "no column 'text'; there is id"}]
 
@@ -40,6 +45,17 @@ def test_a_person_reads_how_many_and_where(finished: Place, texts: Path, tmp_pat
     assert called.out.startswith(f"{tmp_path / 'out.jsonl'}: 20 answered (")
     again = call("infer", finished.run, texts, tmp_path / "out.jsonl", "--resume")
     assert (again.code, again.out) == (0, f"{tmp_path / 'out.jsonl'}: 0 answered, 20 answered before\n")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_finished_work_opens_no_student(finished: Place, texts: Path, tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / f"out.{suffix}"
+    call("infer", finished.run, texts, output)
+    with monkeypatch.context() as patch:
+        patch.setattr(inferring, "open_chosen", lambda *_, **__: pytest.fail("it was opened"))
+        assert call("infer", finished.run, texts, output, "--resume", "--json").document["skipped"] == 20
+    output.unlink()
+    assert call("infer", finished.run, texts, output, "--resume", "--json").document["done"] == 20, "what was lost is answered again"
 
 
 def test_answers_do_not_depend_on_the_format(finished: Place, texts: Path, tmp_path: Path) -> None:
@@ -53,7 +69,7 @@ def test_answers_do_not_depend_on_the_format(finished: Place, texts: Path, tmp_p
     found = set()
     for name in ("new.jsonl", "new.parquet", "new.csv", "new.tsv"):
         assert call("infer", finished.run, tmp_path / name, tmp_path / f"{name}.out.jsonl").code == 0
-        found.add((tmp_path / f"{name}.out.jsonl").read_bytes())
+        found.add(b"".join(sorted((tmp_path / f"{name}.out.jsonl").read_bytes().splitlines(keepends=True))))
     assert len(found) == 1
 
 
@@ -81,6 +97,7 @@ def test_nothing_is_overwritten_without_resume(finished: Place, texts: Path, tmp
         ("new.jsonl", "the same file"),
         ("folder.jsonl", "OUTPUT is a folder"),
         ("out.csv", "not .csv files"),
+        ("out", "a file without a suffix"),
         ("new.jsonl/o.jsonl", "a file"),
     ],
 )
@@ -154,7 +171,205 @@ def test_a_torn_result_is_dropped_and_made_again(finished: Place, texts: Path, t
     call("infer", finished.run, texts, tmp_path / "whole.jsonl")
     whole = (tmp_path / "whole.jsonl").read_bytes()
     (tmp_path / "torn.jsonl").write_bytes(whole[: len(whole) // 2])
+    shutil.copy(tmp_path / "whole.jsonl.job.json", tmp_path / "torn.jsonl.job.json")
     called = call("infer", finished.run, texts, tmp_path / "torn.jsonl", "--resume", "--json")
-    assert called.document["skipped"] == whole[: len(whole) // 2].count(b"\n")
-    assert (tmp_path / "torn.jsonl").read_bytes() == whole
-    assert [json.loads(line)["id"] for line in whole.splitlines()] == [str(i) for i in range(20)]
+    kept = whole[: len(whole) // 2].count(b"\n")
+    assert (called.document["skipped"], called.document["done"]) == (kept, 20 - kept)
+    assert answers(tmp_path / "torn.jsonl") == answers(tmp_path / "whole.jsonl")
+
+
+def answers(path: Path) -> dict[tuple[str | None, str], Any]:
+    """By task and id; no result stands there twice."""
+    lines = pyarrow.parquet.read_table(path).to_pylist() if path.suffix == ".parquet" else read_lines(path)
+    found = {(line.get("task"), line["id"]): line["answer"] for line in lines}
+    assert len(found) == len(lines)
+    return found
+
+
+@pytest.fixture(scope="session")
+def second(finished: Place, checkpoint: Path) -> Path:
+    """Another student of the same base, of another task."""
+    fields = {"level": {"type": "score", "max": 4, "weight": 1.0}, "why": {"type": "text", "max_chars": 8}}
+    write_lines(finished.folder / "levels.jsonl", [{**row, "level": i % 5, "why": "rain"} for i, row in enumerate(water())])
+    sections: dict[str, Any] = {
+        "task": {"fields": fields, "tiers": {"up": 2, "down": 0}},
+        "data": {"source": {"kind": "jsonl", "path": "levels.jsonl"}},
+        "train": {"epochs": 1},
+    }
+    place = recipe(finished.folder / "levels.yaml", name="levels", base={"model": str(checkpoint)}, **sections)
+    assert call("train", place, "--out", finished.folder / "levels").code == 0
+    return finished.folder / "levels"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_several_students_answer_in_one_pass_as_each_does_alone(
+    finished: Place, second: Path, texts: Path, tmp_path: Path, suffix: str
+) -> None:
+    with texts.open("a", encoding="utf-8") as file:
+        file.write('{"id": "bad"}\n')
+    called = call("infer", finished.run, second, texts, tmp_path / f"both.{suffix}", "--json")
+    assert (called.code, called.document["rows"], called.document["done"], called.document["rejected"]) == (0, 21, 40, 2)
+    assert called.document["students"] == ["floods", "levels"]
+    both = answers(tmp_path / f"both.{suffix}")
+    for run, name in ((finished.run, "floods"), (second, "levels")):
+        call("infer", run, texts, tmp_path / f"{name}.{suffix}")
+        alone = answers(tmp_path / f"{name}.{suffix}")
+        mine = {(None, key): answer for (task, key), answer in both.items() if task == name}
+        # in Parquet an answer has the other student's fields too, as null
+        mine = {key: {field: value for field, value in answer.items() if field in alone[key]} for key, answer in mine.items()}
+        assert mine == alone
+    assert [line["task"] for line in read_lines(tmp_path / f"both.{suffix}.rejects.jsonl")] == ["floods", "levels"]
+    again = call("infer", finished.run, second, texts, tmp_path / f"both.{suffix}", "--resume", "--json")
+    assert (again.document["done"], again.document["skipped"]) == (0, 42)
+
+
+def test_students_that_cannot_answer_together_are_refused_with_both_names(
+    finished: Place, second: Path, texts: Path, tmp_path: Path
+) -> None:
+    refused = call("infer", finished.run, second, finished.run, texts, tmp_path / "out.jsonl")
+    assert refused.code == 2 and "both called floods" in refused.err
+    other = Path(shutil.copytree(second, tmp_path / "other"))
+    lock = other / "recipe.lock.yaml"
+    lock.write_text(lock.read_text("utf-8").replace("key: ", "key: x"), encoding="utf-8")
+    refused = call("infer", finished.run, other, texts, tmp_path / "out.jsonl")
+    assert refused.code == 2 and "two bases" in refused.err and "floods has" in refused.err and "levels has x" in refused.err
+    (other / "adapter" / "adapter_config.json").rename(other / "adapter" / "full_config.json")
+    (other / "adapter" / "adapter_model.safetensors").rename(other / "adapter" / "model.safetensors")
+    refused = call("infer", finished.run, other, texts, tmp_path / "out.jsonl")
+    assert refused.code == 2 and "all weights of levels were trained" in refused.err
+    assert not (tmp_path / "out.jsonl").exists() and not (tmp_path / "out.jsonl.job.json").exists()
+
+
+def test_a_student_that_changed_is_noticed_and_refused(finished: Place, texts: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished.run, tmp_path / "run"))
+    assert call("infer", run, texts, tmp_path / "out.jsonl").code == 0
+    before = (tmp_path / "out.jsonl").read_bytes()
+    moved = run.rename(tmp_path / "moved")
+    assert call("infer", moved, texts, tmp_path / "out.jsonl", "--resume").code == 0, "where it lies does not matter"
+    lock = (moved / "recipe.lock.yaml").read_text("utf-8")
+    (moved / "recipe.lock.yaml").write_text(lock.replace("How high is the water?", "How low?"), encoding="utf-8")
+    refused = call("infer", moved, texts, tmp_path / "out.jsonl", "--resume")
+    assert refused.code == 2 and "task.instructions: How high is the water? -> How low?" in refused.err
+    (moved / "recipe.lock.yaml").write_text(lock, encoding="utf-8")
+    weights = (moved / "adapter" / "adapter_model.safetensors").read_bytes()
+    (moved / "adapter" / "adapter_model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    refused = call("infer", moved, texts, tmp_path / "out.jsonl", "--resume", "--json")
+    assert refused.code == 2 and "adapter_sha256" in refused.document["error"]["message"]
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+
+
+def test_an_input_that_changed_is_refused_and_one_that_grew_goes_on(finished: Place, texts: Path, tmp_path: Path) -> None:
+    assert call("infer", finished.run, texts, tmp_path / "out.jsonl").code == 0
+    with texts.open("a", encoding="utf-8") as file:
+        file.write('{"id": "late", "text": "It rains."}\n')
+    grown = call("infer", finished.run, texts, tmp_path / "out.jsonl", "--resume")
+    assert grown.code == 0 and "new.jsonl has grown by" in grown.err and "1 answered, 20 answered before" in grown.out
+    texts.write_text(texts.read_text("utf-8").replace("post 3", "post 4"), encoding="utf-8")
+    refused = call("infer", finished.run, texts, tmp_path / "out.jsonl", "--resume")
+    assert refused.code == 2 and "input: new.jsonl" in refused.err
+
+
+@pytest.mark.parametrize("option", [("--distributions",), ("--samples", 3, "--temperature", 0.7)])
+def test_an_option_that_changes_results_is_part_of_what_they_were_made_of(
+    finished: Place, texts: Path, tmp_path: Path, option: tuple[object, ...]
+) -> None:
+    assert call("infer", finished.run, texts, tmp_path / "out.jsonl").code == 0
+    refused = call("infer", finished.run, texts, tmp_path / "out.jsonl", "--resume", *option)
+    assert refused.code == 2 and f"{option[0]}".removeprefix("--") in refused.err
+    assert call("infer", finished.run, texts, tmp_path / "other.jsonl", *option).code == 0
+    assert len(answers(tmp_path / "other.jsonl")) == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--samples", 0), "at least one answer"),
+        (("--samples", 3), "at temperature 0 would be one answer 3 times"),
+        (("--samples", 3, "--temperature", -1), "a number from 0 on"),
+        (("--samples", 3, "--temperature", "nan"), "a number from 0 on"),
+        (("--temperature", 0.7), "--temperature 0.7 is for several samples"),
+        (("--seed", 3), "--seed 3 is for several samples"),
+        (("--max-rejects", -1), "0 stops at the first"),
+        (("--format", "xls"), "there is no format 'xls'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_before_anything_is_done(
+    finished: Place, texts: Path, tmp_path: Path, options: tuple[object, ...], said: str
+) -> None:
+    refused = call("infer", finished.run, texts, tmp_path / "out.jsonl", *options)
+    assert refused.code == 2 and said in refused.err
+    assert [path.name for path in tmp_path.iterdir()] == ["new.jsonl"]
+
+
+def test_slots_refuse_samples_and_texts_may_be_left_out_where_the_task_has_them_last(second: Path, texts: Path, tmp_path: Path) -> None:
+    assert call("infer", second, texts, tmp_path / "out.jsonl", "--no-text").code == 0
+    assert {tuple(answer) for answer in answers(tmp_path / "out.jsonl").values()} == {("level",)}
+    slots = Path(shutil.copytree(second, tmp_path / "slots"))
+    lock = (slots / "recipe.lock.yaml").read_text("utf-8")
+    (slots / "recipe.lock.yaml").write_text(lock.replace("answer: json", "answer: slots"), encoding="utf-8")
+    refused = call("infer", slots, texts, tmp_path / "slots.jsonl", "--samples", 3, "--temperature", 0.5)
+    assert refused.code == 2 and "samples could only blur them" in refused.err
+
+
+def test_a_wrong_column_is_said_loudly_and_blocks_nothing(finished: Place, texts: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "wrong.jsonl", [{"id": i, "txt": "wet"} for i in range(7)])
+    called = call("infer", finished.run, tmp_path / "wrong.jsonl", tmp_path / "out.jsonl", "--json")
+    assert called.code == 0, "the document tells a script"
+    said = (
+        "not one row was answered. All 7 were rejected, for the same reason: 7 rows, the first line 1: no column 'text'; there is id, txt"
+    )
+    assert said in called.err and "{text}" in called.err
+    again = call("infer", finished.run, texts, tmp_path / "out.jsonl")
+    assert again.code == 0 and "begun anew" in again.err and len(answers(tmp_path / "out.jsonl")) == 20
+    assert not (tmp_path / "out.jsonl.rejects.jsonl").exists()
+
+
+def test_why_rows_were_rejected_is_said_with_the_commonest_reason_first(finished: Place, texts: Path, tmp_path: Path) -> None:
+    with texts.open("a", encoding="utf-8") as file:
+        file.write('{"id": "a"}\n{not json\n{"id": "b"}\n{"id": "c", "text": " "}\n')
+    called = call("infer", finished.run, texts, tmp_path / "out.jsonl")
+    lines = called.err.splitlines()
+    start = lines.index(f"4 rejected: {tmp_path / 'out.jsonl.rejects.jsonl'}")
+    assert lines[start + 1] == "  2 rows, the first line 21: no column 'text'; there is id"
+    assert {line[:11] for line in lines[start + 2 : start + 4]} == {"  line 22: ", "  line 24: "}
+
+
+def test_max_rejects_stops_and_resume_goes_on(finished: Place, texts: Path, tmp_path: Path) -> None:
+    texts.write_text('{"id": "a"}\n{"id": "b"}\n' + texts.read_text("utf-8"), encoding="utf-8")
+    stopped = call("infer", finished.run, texts, tmp_path / "out.jsonl", "--max-rejects", 1, "--json")
+    assert stopped.code == 2
+    error = stopped.document["error"]
+    assert (error["kind"], error["file"], error["line"]) == ("DataError", str(texts), 2)
+    assert "2 rows were rejected" in error["message"] and "no column 'text'" in error["message"] and "--resume" in error["hint"]
+    assert len(read_lines(tmp_path / "out.jsonl.rejects.jsonl")) == 2
+    resumed = call("infer", finished.run, texts, tmp_path / "out.jsonl", "--resume", "--json")
+    assert (resumed.code, resumed.document["done"], resumed.document["skipped"]) == (0, 20, 2)
+
+
+def test_standard_input_is_answered_and_resumed_by_id(
+    finished: Place, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def piped(*options: object) -> Called:
+        with texts.open("rb") as file:
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(file.read())))
+        return call("infer", finished.run, "-", tmp_path / "out.jsonl", *options)
+
+    assert piped().code == 0
+    call("infer", finished.run, texts, tmp_path / "file.jsonl")
+    assert answers(tmp_path / "out.jsonl") == answers(tmp_path / "file.jsonl")
+    with texts.open("a", encoding="utf-8") as file:
+        file.write('{"id": "late", "text": "It rains."}\n')
+    again = piped("--resume")
+    assert again.code == 0 and "standard input is not compared" in again.err and "1 answered, 20 answered before" in again.out
+
+
+def test_python_opens_a_student_and_iterates_over_its_answers(finished: Place, texts: Path, tmp_path: Path, cache: Path) -> None:
+    from mlx_distill.workflows import open_student
+
+    call("infer", finished.run, texts, tmp_path / "out.jsonl")
+    student = open_student(finished.run, cache=cache)
+    records = (record for record in [*read_lines(texts), {"id": "bad"}, {"id": "empty", "text": ""}])
+    found = list(student.answers(records))
+    assert {(None, row.id): row.answer for row in found if isinstance(row, Prediction)} == answers(tmp_path / "out.jsonl")
+    assert [(row.id, row.line) for row in found if isinstance(row, BadRow)] == [("bad", 21), ("empty", 22)]
+    assert all(len(row.probabilities["high"]) == 2 for row in found if isinstance(row, Prediction))

@@ -15,7 +15,8 @@ import pytest
 
 from mlx_distill.backends.mlx.session import MlxSession
 from mlx_distill.backends.mlx.student import MlxStudent
-from mlx_distill.inference import job
+from mlx_distill.inference import engine
+from mlx_distill.inference.journal import Journal
 from tests.cli.conftest import Place
 from tests.students import call, read_lines, write_lines
 
@@ -177,18 +178,21 @@ def test_evaluate_works_with_the_best_adapter_so_far(finished: Place, tmp_path: 
 
 @pytest.mark.parametrize("what", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_job_keeps_its_answers_and_goes_on(finished: Place, tmp_path: Path, what: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "WINDOW", 8)
-    texts = write_lines(tmp_path / "new.jsonl", [{"id": i, "text": f"The river at post {i}. " * (i % 5)} for i in range(30)])
+    monkeypatch.setattr(engine, "WINDOW", 8)
+    texts = write_lines(tmp_path / "new.jsonl", [{"id": i, "text": f"The river at post {i}. " * (1 + i % 5)} for i in range(30)])
     assert call("infer", finished.run, texts, tmp_path / "whole.jsonl").code == 0
     with pytest.MonkeyPatch.context() as patch:
-        raised_at(patch, MlxSession, "admit", 3, what)
+        raised_at(patch, Journal, "write", 16, what)
         stopped = call("infer", finished.run, texts, tmp_path / "out.jsonl", "--json")
     assert (stopped.code, stopped.document["error"]["kind"]) == (130, "Interrupted")
     assert "--resume" in stopped.document["error"]["hint"]
-    assert [line["id"] for line in read_lines(tmp_path / "out.jsonl")] == [str(i) for i in range(16)]
+    kept = (tmp_path / "out.jsonl").read_bytes()
+    assert kept.count(b"\n") in (15, 16) and kept.endswith(b"\n")
     resumed = call("infer", finished.run, texts, tmp_path / "out.jsonl", "--resume", "--json")
-    assert (resumed.document["done"], resumed.document["skipped"]) == (14, 16)
-    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert (resumed.document["done"], resumed.document["skipped"]) == (30 - kept.count(b"\n"), kept.count(b"\n"))
+    assert (tmp_path / "out.jsonl").read_bytes().startswith(kept)
+    found, whole = ({line["id"]: line["answer"] for line in read_lines(tmp_path / name)} for name in ("out.jsonl", "whole.jsonl"))
+    assert found == whole and len(read_lines(tmp_path / "out.jsonl")) == 30
 
 
 def test_a_stop_while_converting_leaves_no_base_behind(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

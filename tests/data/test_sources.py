@@ -521,7 +521,8 @@ def test_a_name_that_tells_no_kind_or_several_is_refused(tmp_path: Path) -> None
         by_name(tmp_path)
     with pytest.raises(DataError, match=r"no kind of source reads a\.xlsx") as caught:
         by_name(tmp_path / "a.xlsx")
-    assert caught.value.hint == "known are *.csv, *.jsonl, *.ndjson, *.parquet, *.tsv; a folder of them is one source"
+    known = "known are *.csv, *.jsonl, *.ndjson, *.tsv, packed too (.gz, .zst), and *.parquet; a folder of them is one source"
+    assert caught.value.hint == known
 
 
 def test_a_kind_that_is_not_there_is_refused_with_the_nearest(tmp_path: Path) -> None:

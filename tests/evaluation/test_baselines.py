@@ -49,6 +49,13 @@ def test_scores_of_the_baseline_are_legal():
     assert values <= {0.0, 0.25, 0.5, 0.75, 1.0}
 
 
+def test_where_the_student_may_answer_between_two_steps_the_baseline_may_too():
+    train = [Example(id=str(i), record={}, text=f"word{i % 7} other", labels={"risk": i % 5}) for i in range(30)]
+    answers = baselines(train, train, {"risk": FieldSpec(kind="score", max=4, estimate="mean")})["tfidf"]
+    values = [answer["risk"] for answer in answers.values()]
+    assert any(value != round(value) for value in values) and all(0 <= value <= 4 and value == round(value, 2) for value in values)
+
+
 def test_rows_without_a_label_teach_only_the_other_fields():
     unlabelled = [Example(id=f"u{i}", record={}, text="water river", labels={"risk": 1}) for i in range(50)]
     answers = baselines([*TRAIN, *unlabelled], TEST, FIELDS)

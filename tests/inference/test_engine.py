@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from mlx_lm.utils import load_model
 
-from mlx_distill.backends.base import LoraShape, Student
+from mlx_distill.backends.base import Capacity, LoraShape, Student
 from mlx_distill.backends.choose import choose
 from mlx_distill.data.tokens import begins_with
 from mlx_distill.errors import BackendError
-from mlx_distill.inference import engine as module
 from mlx_distill.inference.engine import Engine
 from mlx_distill.recipe.schema import FieldSpec, TaskSpec
 from mlx_distill.records import BadRow, Example, Group, Prediction, TokenRow
@@ -122,9 +121,9 @@ def test_an_answer_depends_neither_on_neighbours_nor_on_place_nor_on_the_batch(
     rows = examples(TEXTS)
     together = answered(engine, rows)
     ways = [answered(engine, rows[::-1]), {row.id: prediction for row in rows for prediction in answered(engine, [row]).values()}]
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", 3)
-    monkeypatch.setattr(module, "TOKENS_AT_ONCE", 200)
-    ways.append(answered(engine, rows))
+    for forward, held in ((200, 400), (7, 1)):
+        monkeypatch.setattr(student, "capacity", lambda forward=forward, held=held: Capacity(forward, held))
+        ways.append(answered(Engine(student, task(fields), tokenizer, answer=answer, max_tokens=512), rows))
     for way in ways:
         for name, prediction in together.items():
             assert way[name].answer == prediction.answer

@@ -1,29 +1,36 @@
-"""A job's output is the same bytes however often it was stopped; a bad row stops nothing; a full disk loses nothing."""
+"""A job answers every row once however often it was stopped; a bad row stops nothing; a full disk loses nothing."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlx_distill.backends.choose import choose
 from mlx_distill.data.examples import Reader
 from mlx_distill.data.read import by_name, read
-from mlx_distill.errors import DoesNotFit, OutputError
+from mlx_distill.errors import DataError, DoesNotFit, OutputError
 from mlx_distill.files import exclusive
-from mlx_distill.inference import job
+from mlx_distill.inference import engine as engines
+from mlx_distill.inference import journal
 from mlx_distill.inference.engine import Engine
-from mlx_distill.inference.job import Done, refuse, rejects_of, run
+from mlx_distill.inference.job import Asked, Done, Wanted, run
+from mlx_distill.inference.journal import Journal
+from mlx_distill.inference.output import Places, refuse, rejects_of
+from mlx_distill.inference.tally import Tally
 from mlx_distill.observe.progress import Progress
 from mlx_distill.recipe.schema import FieldSpec, TaskSpec
 from mlx_distill.task.prompt import load_tokenizer
-from tests.students import read_lines, tiny_base
+from tests.students import read_lines, tiny_base, write_lines
 
 TASK = TaskSpec(
     instructions="How high is the water?",
@@ -46,7 +53,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "WINDOW", 7)
+    monkeypatch.setattr(engines, "WINDOW", 7)
 
 
 @pytest.fixture
@@ -62,10 +69,22 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def go(source: Path, output: Path, engine: Engine, *, resume: bool = False) -> Done:
-    rows = Reader(TASK, None).examples(read(by_name(source), source))
+def go(source: Path, output: Path, *engines: Engine, tally: Tally | None = None, **wanted: Any) -> Done:
+    asked = [
+        Asked(f"student {i}", engine, TASK.fields, Reader(TASK, None, empty=False).examples(read(by_name(source), source)))
+        for i, engine in enumerate(engines)
+    ]
     with Progress(quiet=True).step("infer") as bar:
-        return run(rows, engine, output, bar, resume=resume)
+        return run(asked, Places(output), tally or Tally({it.name: list(TASK.tiers) for it in asked}, None), bar, Wanted(**wanted))
+
+
+def same(one: Path, other: Path) -> bool:
+    """The same answers and rejects, in any order; confidences to what company may change in their last digits."""
+    mine, theirs = (sorted(read_lines(path), key=lambda line: str(line["id"])) for path in (one, other))
+    plain = [[{key: value for key, value in line.items() if key != "confidence"} for line in lines] for lines in (mine, theirs)]
+    close = all(a["confidence"] == pytest.approx(b["confidence"], abs=2e-4) for a, b in zip(mine, theirs, strict=True))
+    rejects = [sorted(read_lines(rejects_of(path)), key=lambda line: int(line["line"])) for path in (one, other)]
+    return plain[0] == plain[1] and close and rejects[0] == rejects[1]
 
 
 @pytest.fixture
@@ -74,10 +93,9 @@ def undisturbed(source: Path, engine: Engine, tmp_path: Path) -> Path:
     return tmp_path / "undisturbed.jsonl"
 
 
-def test_results_come_in_the_order_of_the_input_and_rejects_with_line_and_reason(source: Path, undisturbed: Path) -> None:
+def test_every_row_has_a_result_or_a_reject_with_line_and_reason(source: Path, undisturbed: Path) -> None:
     results, rejects = read_lines(undisturbed), read_lines(rejects_of(undisturbed))
-    ids = [f"r{i}" for i in range(27) if i % 7 != 3 and i % 11 != 5]
-    assert [line["id"] for line in results] == [*ids[:26], *(i for i in ("r27",) if i in ids)]
+    assert sorted(line["id"] for line in results) == sorted(f"r{i}" for i in range(27) if i % 7 != 3 and i % 11 != 5)
     assert [reject["line"] for reject in rejects] == [4, 6, 11, 17, 18, 25, 28, 29, 30]
     reasons = {reject["line"]: reject["reason"] for reject in rejects}
     assert reasons[4].startswith("not JSON")
@@ -103,16 +121,18 @@ def positions(size: int, line_ends: list[int]) -> list[int]:
     return sorted({0, 1, size - 1, size, *(cut for cut in near if cut <= size), *anywhere})
 
 
-def test_a_job_cut_at_any_byte_goes_on_to_the_same_bytes(source: Path, undisturbed: Path, engine: Engine, tmp_path: Path) -> None:
+def test_a_job_cut_at_any_byte_goes_on_and_loses_and_doubles_nothing(
+    source: Path, undisturbed: Path, engine: Engine, tmp_path: Path
+) -> None:
     whole, rejects = undisturbed.read_bytes(), rejects_of(undisturbed).read_bytes()
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     output = tmp_path / "cut.jsonl"
     for cut in positions(len(whole), ends):
         output.write_bytes(whole[:cut])
         rejects_of(output).write_bytes(rejects[: len(rejects) * cut // len(whole)])
-        done = go(source, output, engine, resume=True)
-        assert output.read_bytes() == whole, f"cut at {cut}"
-        assert rejects_of(output).read_bytes() == rejects, f"cut at {cut}"
+        done = go(source, output, engine)
+        assert same(output, undisturbed), f"cut at {cut}"
+        assert output.read_bytes().startswith(whole[: whole.rfind(b"\n", 0, cut) + 1]), "what was there is left as it is"
         assert (done.rows, done.done + done.rejected + done.skipped) == (NUMBER, NUMBER)
         assert done.done == whole[cut:].count(b"\n"), "no more and no less than was lost"
 
@@ -120,30 +140,26 @@ def test_a_job_cut_at_any_byte_goes_on_to_the_same_bytes(source: Path, undisturb
 @pytest.mark.parametrize("lost", ["answers", "rejects"])
 def test_either_file_alone_is_made_whole_again(source: Path, undisturbed: Path, engine: Engine, lost: str) -> None:
     path = undisturbed if lost == "answers" else rejects_of(undisturbed)
-    before = path.read_bytes()
+    shutil.copy(undisturbed, undisturbed.with_name("before.jsonl"))
+    shutil.copy(rejects_of(undisturbed), rejects_of(undisturbed.with_name("before.jsonl")))
     path.unlink()
-    go(source, undisturbed, engine, resume=True)
-    assert path.read_bytes() == before
+    go(source, undisturbed, engine)
+    assert same(undisturbed, undisturbed.with_name("before.jsonl"))
 
 
 def test_finished_work_is_not_done_again(source: Path, undisturbed: Path, engine: Engine) -> None:
     before, counted = undisturbed.read_bytes(), engine.counts.prefill
-    done = go(source, undisturbed, engine, resume=True)
+    done = go(source, undisturbed, engine)
     assert (done.done, done.rejected, done.skipped) == (0, 0, NUMBER)
     assert undisturbed.read_bytes() == before
     assert engine.counts.prefill == counted, "no token was forwarded"
-
-
-def test_resume_on_nothing_begins(source: Path, undisturbed: Path, engine: Engine, tmp_path: Path) -> None:
-    go(source, tmp_path / "new.jsonl", engine, resume=True)
-    assert (tmp_path / "new.jsonl").read_bytes() == undisturbed.read_bytes()
 
 
 def test_rows_that_were_added_since_are_answered(source: Path, undisturbed: Path, engine: Engine) -> None:
     before = undisturbed.read_bytes()
     with source.open("a", encoding="utf-8") as file:
         file.write('{"id": "new", "text": "a late one"}\n')
-    assert go(source, undisturbed, engine, resume=True).done == 1
+    assert go(source, undisturbed, engine).done == 1
     assert undisturbed.read_bytes().startswith(before)
     assert read_lines(undisturbed)[-1]["id"] == "new"
 
@@ -160,20 +176,27 @@ def test_texts_of_any_content_are_legal(tmp_path: Path, engine: Engine) -> None:
     (tmp_path / "in.jsonl").write_text(
         '{"id": "nul\\u0000", "text": "a\\u0000b"}\n{"id": "🌊", "text": "🌊🌊"}\n{"id": 7, "text": "النهر مرتفع"}\n'
         '{"id": "half", "text": "\\ud83d"}\n{"id": "\\ud800", "text": null}\n'
+        '{"id": "blank", "text": " \\n"}\n'
         f'{{"id": "long", "text": "{"woord " * 180_000}"}}\n',
         encoding="utf-8",
     )  # fmt: skip
-    assert go(tmp_path / "in.jsonl", tmp_path / "out.jsonl", engine).done == 6
+    assert go(tmp_path / "in.jsonl", tmp_path / "out.jsonl", engine).done == 5
     lines = read_lines(tmp_path / "out.jsonl")
-    assert [line["id"] for line in lines] == ["nul\0", "🌊", "7", "half", "\ud800", "long"]
-    assert lines[-1]["trimmed"] is True
-    assert go(tmp_path / "in.jsonl", tmp_path / "out.jsonl", engine, resume=True).skipped == 6
+    assert {line["id"]: line.get("trimmed", False) for line in lines} == {
+        "nul\0": False, "🌊": False, "7": False, "half": False, "long": True
+    }  # fmt: skip
+    empty = "empty: there is nothing to read in text"
+    assert [(line["id"], line["reason"]) for line in read_lines(tmp_path / "out.jsonl.rejects.jsonl")] == [
+        ("\ud800", empty),
+        ("blank", empty),
+    ]
+    assert go(tmp_path / "in.jsonl", tmp_path / "out.jsonl", engine).skipped == 7
 
 
 def test_a_file_of_something_else_is_not_appended_to(source: Path, engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "out.jsonl").write_text('{"id": "r0", "answer": {}}\nnotes of mine\n', encoding="utf-8")
     with pytest.raises(OutputError, match=r"out\.jsonl:2: .*no result"):
-        go(source, tmp_path / "out.jsonl", engine, resume=True)
+        go(source, tmp_path / "out.jsonl", engine)
     assert (tmp_path / "out.jsonl").read_text(encoding="utf-8").endswith("notes of mine\n")
 
 
@@ -186,7 +209,7 @@ def test_what_cannot_be_written_to_is_refused_beforehand(source: Path, tmp_path:
         tmp_path / "folder.jsonl": "OUTPUT is a folder",
         source: "the same file",
         tmp_path / "linked.jsonl": "the same file",
-        tmp_path / "out.csv": r"written as JSON lines, not \.csv files",
+        tmp_path / "out.csv": r"written as JSON lines or Parquet, not \.csv files",
         tmp_path / "out": "without a suffix",
         tmp_path / "there.jsonl": "results already",
         tmp_path / "x.jsonl": "results already",
@@ -217,27 +240,29 @@ def test_a_full_disk_stops_the_job_and_loses_nothing(
     with pytest.raises(DoesNotFit, match="the disk is full"):
         go(source, full_disk / "out.jsonl", engine)
     (full_disk / "ballast").unlink()
-    go(source, full_disk / "out.jsonl", engine, resume=True)
-    assert (full_disk / "out.jsonl").read_bytes() == undisturbed.read_bytes()
+    go(source, full_disk / "out.jsonl", engine)
+    assert same(full_disk / "out.jsonl", undisturbed)
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_disk_that_fills_up_midway_keeps_what_was_done(
     source: Path, undisturbed: Path, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "SYNC_SECONDS", 0.0)
-    left = iter([None] * 9)
+    monkeypatch.setattr(journal, "SYNC_SECONDS", 0.0)
+    output = tmp_path / "out.jsonl"
 
-    def fsync(_: int) -> None:
-        if next(left, "full"):
+    def fsync(file: int) -> None:
+        if output.exists() and os.path.sameopenfile(file, open_output) and output.read_bytes().count(b"\n") > 4:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    open_output = os.open(output, os.O_CREAT | os.O_RDONLY)
     with monkeypatch.context() as patch, pytest.raises(DoesNotFit, match=r"out\.jsonl.*the disk is full"):
-        patch.setattr(job.os, "fsync", fsync)
+        patch.setattr(journal.os, "fsync", fsync)
         go(source, tmp_path / "out.jsonl", engine)
-    assert 5 <= len(read_lines(tmp_path / "out.jsonl")) <= 10
-    go(source, tmp_path / "out.jsonl", engine, resume=True)
-    assert (tmp_path / "out.jsonl").read_bytes() == undisturbed.read_bytes()
+    os.close(open_output)
+    assert len(read_lines(output)) > 4
+    go(source, tmp_path / "out.jsonl", engine)
+    assert same(tmp_path / "out.jsonl", undisturbed)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -251,3 +276,72 @@ def test_an_output_in_use_is_refused(tmp_path: Path) -> None:
     with exclusive(tmp_path / "out.jsonl"):
         with pytest.raises(OutputError, match="in use by process"), exclusive(tmp_path / "out.jsonl"):
             pass
+
+
+def test_more_rejects_than_allowed_stop_the_job_and_without_the_limit_it_goes_on(
+    source: Path, undisturbed: Path, engine: Engine, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    with pytest.raises(DataError, match=r"4 rows were rejected, more than --max-rejects 3.*line 17: no column 'text'") as found:
+        go(source, output, engine, max_rejects=3)
+    assert (found.value.exit_code, found.value.file, found.value.line) == (2, str(source), 17)
+    engine.forget()
+    assert len(read_lines(rejects_of(output))) == 4, "what was done is kept"
+    with pytest.raises(DataError, match="5 rows were rejected"):
+        go(source, output, engine, max_rejects=4)
+    engine.forget()
+    go(source, output, engine, max_rejects=9)
+    assert same(output, undisturbed)
+
+
+def test_several_students_answer_in_turns_as_each_would_alone(
+    source: Path, undisturbed: Path, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlx_distill.inference.job.TURN", 4)
+    done = go(source, tmp_path / "both.jsonl", engine, engine)
+    assert (done.rows, done.done, done.rejected) == (NUMBER, 2 * 21, 2 * 9)
+    results, rejects = read_lines(tmp_path / "both.jsonl"), read_lines(rejects_of(tmp_path / "both.jsonl"))
+    alone = {line["id"]: line["answer"] for line in read_lines(undisturbed)}
+    for name in ("student 0", "student 1"):
+        assert {line["id"]: line["answer"] for line in results if line["task"] == name} == alone
+        assert [reject["line"] for reject in rejects if reject["task"] == name] == [4, 6, 11, 17, 18, 25, 28, 29, 30]
+    tasks = [line["task"] for line in results]
+    assert tasks != sorted(tasks), "they take turns: no row of the input is kept for long"
+    lines = (tmp_path / "both.jsonl").read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "both.jsonl").write_text("".join(lines[:9] + lines[14:]), "utf-8")
+    assert go(source, tmp_path / "both.jsonl", engine, engine).done == 5
+    assert sorted(map(str, read_lines(tmp_path / "both.jsonl"))) == pytest.approx(sorted(map(str, results))), "by task and id"
+
+
+def test_of_a_folder_a_reject_names_its_file_within_it(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        rows = [{"id": name, "text": "wet"}, {"id": f"x{name}"}, {"id": "a", "text": "dry"}]
+        write_lines(tmp_path / "in" / f"{name}.jsonl", rows)
+    go(tmp_path / "in", tmp_path / "out.jsonl", engine, folder=tmp_path / "in")
+    rejects = read_lines(tmp_path / "out.jsonl.rejects.jsonl")
+    assert [(line["file"], line["line"], line["id"]) for line in rejects] == [
+        ("a.jsonl", 2, "xa"), ("a.jsonl", 3, "a"), ("b.jsonl", 2, "xb"), ("b.jsonl", 3, "a")
+    ]  # fmt: skip
+    moved = (tmp_path / "in").rename(tmp_path / "elsewhere")
+    assert go(moved, tmp_path / "out.jsonl", engine, folder=moved).skipped == 6
+
+
+def test_a_line_reaches_the_disk_by_itself_while_nothing_else_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "SYNC_SECONDS", 0.0)
+    synced = threading.Event()
+    with monkeypatch.context() as patch, Journal(tmp_path / "lines.jsonl") as lines:
+        patch.setattr(journal.os, "fsync", lambda _: synced.set())
+        lines.write({"id": "a"})
+        assert synced.wait(20), "though the next line has not come yet"
+        assert (tmp_path / "lines.jsonl").read_text() == '{"id": "a"}\n'
+
+
+def test_a_results_distributions_are_by_value_and_a_score_s_average_is_beside_them(source: Path, engine: Engine, tmp_path: Path) -> None:
+    go(source, tmp_path / "out.jsonl", engine, distributions=True)
+    for line in read_lines(tmp_path / "out.jsonl"):
+        shares = line["distributions"]
+        assert [list(shares[name]) for name in ("score", "flag", "kind")] == [[str(i) for i in range(11)], ["false", "true"], ["a", "ab"]]
+        assert all(sum(values.values()) == pytest.approx(1, abs=1e-4) for values in shares.values())
+        assert line["expected"] == {"score": pytest.approx(sum(int(value) * p for value, p in shares["score"].items()), abs=1e-3)}
+        assert shares["flag"][json.dumps(line["answer"]["flag"])] == pytest.approx(line["confidence"]["flag"], abs=1e-3)

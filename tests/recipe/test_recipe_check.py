@@ -55,6 +55,8 @@ def test_a_sound_recipe_has_no_problem(sound: Path) -> None:
         ("lora.layers=last", "lora.layers", "layers: last 16"),
         ("lora.layers=last 0", "lora.layers", "must be all, or last N; got 'last 0'"),
         ("lora=none", "lora", "say base.bits: none"),
+        ("task.fields.relevant.estimate=mean", "task.fields.relevant.estimate", "a flag has no estimate"),
+        ("task.fields.maturity.estimate=average", "task.fields.maturity.estimate", "there is mode, median, mean"),
         ("task.input=no column", "task.input", "names no column"),
         ("task.input={a} {", "task.input", "a brace"),
         ("task.input={}{a}", "task.input", "a brace"),
@@ -174,6 +176,14 @@ def test_a_cap_that_could_never_hold_is_refused(sound: Path, when: str, word: st
     assert word in message
 
 
+def test_a_cap_that_waits_for_a_mean_to_be_exactly_a_number_is_refused(sound: Path) -> None:
+    mean = "task.fields.maturity.estimate=mean"
+    (message,) = found(sound, mean, "task.caps=[{when: {maturity: 3}, cap: 3}]").values()
+    assert "hardly ever exactly 3" in message and "{below: x}" in message
+    assert found(sound, mean, "task.caps=[{when: {maturity: {below: 3}}, cap: 3}]") == {}
+    assert found(sound, "task.fields.maturity.estimate=median", "task.caps=[{when: {maturity: 3}, cap: 3}]") == {}
+
+
 def test_a_cap_on_fields_and_columns_is_fine(sound: Path) -> None:
     when = "{kind: [a, '3'], relevant: true, maturity: {below: 6, at_least: 1}, content_type: business_news, year: 2024}"
     assert found(sound, f"task.caps=[{{when: {when}, cap: 3}}]") == {}
@@ -192,6 +202,14 @@ def test_a_task_that_learns_no_field_is_refused(sound: Path) -> None:
     fields = [f"task.fields.{name}.loss=0" for name in ("relevant", "maturity", "kind")]
     assert found(sound, *fields) == {}
     assert "nothing would be learned" in found(sound, *fields, "task.fields.reasoning={type: text, loss: 0}")["task.fields"]
+
+
+def test_slots_take_texts_beside_what_they_read_and_not_alone(sound: Path) -> None:
+    assert found(sound, "answer=slots") == {}
+    sound.write_text(SOUND[: SOUND.index("    kind:")] + "    reasoning: text\n    tags: list\n" + SOUND[SOUND.index("data:") :])
+    assert found(sound) == {}
+    problems = found(sound, "answer=slots")
+    assert set(problems) == {"answer"} and "texts and lists alone" in problems["answer"] and "answer: json" in problems["answer"]
 
 
 def test_what_is_measured_on_validation_rows_needs_some(sound: Path) -> None:

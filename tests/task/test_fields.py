@@ -172,19 +172,19 @@ def test_another_word_is_no_flag(raw: Any) -> None:
     assert refusal(FLAG, raw) == f"field: {raw!r} is no flag; it takes true or false, yes or no, 1 or 0"
 
 
-def test_a_long_text_ends_at_the_last_word_that_fits() -> None:
+def test_a_long_text_ends_at_the_last_word_that_fits_with_an_ellipsis() -> None:
     spec = FieldSpec(kind="text", max_chars=20)
-    assert label(spec, "twenty characters fit") == "twenty characters"
+    assert label(spec, "twenty characters fit") == "twenty characters…"
     assert label(spec, "exactly twenty chars") == "exactly twenty chars"
-    assert label(spec, "one twoandthreeandfourandfive") == "one twoandthreeandfo", "a word that begins before the last fifth is cut"
-    assert label(spec, "x" * 50) == "x" * 20
-    assert label(TEXT, "é" * 500) == "é" * 400
+    assert label(spec, "one twoandthreeandfourandfive") == "one twoandthreeandf…", "a word that begins in the first half is cut"
+    assert label(spec, "x" * 50) == "x" * 19 + "…"
+    assert label(TEXT, "é" * 500) == "é" * 399 + "…"
 
 
 @given(st.text(max_size=60), st.integers(1, 30))
 def test_a_text_never_exceeds_its_limit_and_is_a_beginning(text: str, most: int) -> None:
     found = label(FieldSpec(kind="text", max_chars=most), text)
-    assert found is None if not text.strip() else isinstance(found, str) and len(found) <= most and text.startswith(found)
+    assert found is None if not text.strip() else isinstance(found, str) and len(found) <= most and text.startswith(found.removesuffix("…"))
 
 
 def test_half_of_a_surrogate_pair_becomes_the_replacement_character() -> None:
@@ -205,7 +205,7 @@ def test_a_list_is_a_list_or_its_json_or_its_items_between_semicolons(raw: Any) 
 
 
 def test_a_list_keeps_its_limits() -> None:
-    assert label(FieldSpec(kind="list", max_items=2, max_chars=3), ["long enough", "b", "c"]) == ["lon", "b"]
+    assert label(FieldSpec(kind="list", max_items=2, max_chars=3), ["long enough", "b", "c"]) == ["lo…", "b"]
     assert label(LIST, [str(i) for i in range(20)]) == [str(i) for i in range(8)]
 
 
@@ -252,6 +252,8 @@ def valid(schema: dict[str, Any], value: Any) -> bool:
         return any(type(one) is type(value) and one == value for one in schema["enum"])
     if schema["type"] == "boolean":
         return isinstance(value, bool)
+    if schema["type"] == "number":
+        return type(value) in (int, float) and schema["minimum"] <= value <= schema["maximum"]
     if schema["type"] == "string":
         return isinstance(value, str) and len(value) <= schema["maxLength"]
     if schema["type"] == "array":
@@ -273,6 +275,13 @@ def test_every_legal_value_is_json_that_reads_as_itself_and_fits_the_schema(answ
 def test_the_schema_refuses_what_is_not_legal(wrong: dict[str, Any]) -> None:
     assert valid(answer_schema({"f": SCORE}), {"f": 10})
     assert not valid(answer_schema({"f": SCORE}), wrong)
+
+
+@pytest.mark.parametrize(("value", "legal"), [(6.37, True), (0, True), (10.0, True), (10.01, False), (-0.5, False), (True, False)])
+def test_a_score_whose_estimate_is_the_mean_may_lie_between_two_steps(value: Any, legal: bool) -> None:
+    assert valid(answer_schema({"f": FieldSpec(kind="score", estimate="mean")}), {"f": value}) is legal
+    assert valid(answer_schema({"f": FieldSpec(kind="score", estimate="median")}), {"f": 6})
+    assert not valid(answer_schema({"f": FieldSpec(kind="score", estimate="median")}), {"f": 6.37})
 
 
 @settings(deadline=None, max_examples=150, derandomize=True)

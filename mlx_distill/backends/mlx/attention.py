@@ -23,7 +23,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_distill.backends.mlx.elementwise import exp_below, on_cpu, weighted_gap
+from mlx_distill.backends.mlx.elementwise import exp_below, largest, on_cpu, total_of, weighted_gap
 from mlx_distill.records import Ids
 
 TILE_CPU, TILE_GPU = 1 << 19, 1 << 26
@@ -126,7 +126,8 @@ class Layout:
             position = np.stack([_padded(of[at : at + width], width, fill=0) for _, of, *_ in rows])
             blocks.append(self._block(index, position))
             placed.append(index.reshape(-1))
-        return RowSet(mx.array(np.maximum(keys, 0)), blocks), np.concatenate(placed), keys.reshape(-1)
+        empty = np.zeros(0, np.int64)  # rows that nobody reads have no queries in the last layer
+        return RowSet(mx.array(np.maximum(keys, 0)), blocks), np.concatenate([*placed, empty]), keys.reshape(-1)
 
     def _block(self, index: NDArray[np.int64], position: NDArray[np.int64]) -> Block:
         real = index >= 0
@@ -170,10 +171,10 @@ class Tiles:
             for block in rows.blocks:
                 query = self._folded(q, block) * self._scale
                 scores = [self._scores(query, part)[0] for part in _parts(own, block, prefix)]
-                top = _largest([score.max(axis=-1, keepdims=True) for score in scores])
+                top = largest([score.max(axis=-1, keepdims=True) for score in scores])
                 weights = [exp_below(score, top) for score in scores]
-                total = _sum([weight.sum(axis=-1, keepdims=True) for weight in weights])
-                mixed = _sum([weight @ part[1] for weight, part in zip(weights, _parts(own, block, prefix), strict=True)])
+                total = total_of([weight.sum(axis=-1, keepdims=True) for weight in weights])
+                mixed = total_of([weight @ part[1] for weight, part in zip(weights, _parts(own, block, prefix), strict=True)])
                 outs.append(self._unfolded(mixed / total, block))
                 logs.append(self._unfolded(top + mx.log(total), block))
         back = self._layout.back_queries
@@ -195,18 +196,18 @@ class Tiles:
                 upstream, log = self._folded(dout, block, zero=True), self._folded(lse, block)
                 along = self._folded(delta, block, zero=True)
                 pulled = [self._pull(query, part, upstream, log, along) for part in _parts(own, block, prefix)]
-                dqs.append(self._unfolded(_sum([dq for dq, _, _ in pulled]) * self._scale, block))
+                dqs.append(self._unfolded(total_of([dq for dq, _, _ in pulled]) * self._scale, block))
                 if prefix:
                     shared[0].append(pulled[0][1].sum(axis=0))
                     shared[1].append(pulled[0][2].sum(axis=0))
                 mine = pulled[1:] if prefix else pulled
                 dk.append(_to_length([part[1] for part in mine], rows.keys.shape[1]))
                 dv.append(_to_length([part[2] for part in mine], rows.keys.shape[1]))
-            dks.append(_flat(_sum(dk)))
-            dvs.append(_flat(_sum(dv)))
+            dks.append(_flat(total_of(dk)))
+            dvs.append(_flat(total_of(dv)))
         queries, tokens = self._layout.back_queries, self._layout.back_keys
         own_gradients = [mx.concatenate(dqs)[queries], mx.concatenate(dks)[tokens], mx.concatenate(dvs)[tokens]]
-        return own_gradients + [_sum(parts) for parts in shared if parts]
+        return own_gradients + [total_of(parts) for parts in shared if parts]
 
     def _scores(self, query: mx.array, part: Part) -> tuple[mx.array, mx.array | None]:
         """And, where they are capped, the derivative of the cap."""
@@ -267,20 +268,6 @@ def _to_length(parts: Sequence[mx.array], length: int) -> mx.array:
     """Parts along the keys, one after another, and zeros behind."""
     joined = mx.concatenate(list(parts), axis=2) if len(parts) > 1 else parts[0]
     return mx.pad(joined, [(0, 0), (0, 0), (0, length - joined.shape[2]), (0, 0)])
-
-
-def _sum(arrays: Sequence[mx.array]) -> mx.array:
-    total = arrays[0]
-    for array in arrays[1:]:
-        total = total + array
-    return total
-
-
-def _largest(arrays: Sequence[mx.array]) -> mx.array:
-    top = arrays[0]
-    for array in arrays[1:]:
-        top = mx.maximum(top, array)
-    return top
 
 
 def _starts(sizes: Sequence[int]) -> NDArray[np.int64]:

@@ -57,8 +57,8 @@ class MlxBackend:
         mx.set_cache_limit(min(limit // 4, 2 << 30) if self._metal else 0)
         mx.reset_peak_memory()
         if self._metal:
-            return MlxStudent(base, adapters or {}, cast=None)
-        return MlxStudent(base, adapters or {}, cast="float32", unpack=_unpacks(base, limit))
+            return MlxStudent(base, adapters or {}, cast=None, limit=limit)
+        return MlxStudent(base, adapters or {}, cast="float32", unpack=_unpacks(base, limit), limit=limit)
 
     def weight_bytes(self, base: Path, *, memory_limit: int | None = None) -> int:
         on_disk = sum(path.stat().st_size for path in base.glob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""The layers of the families' models, forwarded for learning: packed rows, a shared prefix, and nothing that nobody reads.
+"""The layers of the families' models, forwarded: packed rows, a shared prefix, and nothing that nobody reads.
 
 mlx-lm's modules hold the weights (and the adapters put on them); the computation is written here, on a tape, so that
 
@@ -6,14 +6,15 @@ mlx-lm's modules hold the weights (and the adapters put on them); the computatio
 - attention goes over prefix and rows in tiles (backends.mlx.attention);
 - the last layer computes queries, attention and feed-forward at the positions that are read alone, and for a prefix at none.
 
-It knows no losses. `n` tokens, `k` read positions, `p` tokens of the prefix.
+Those who learn bring a tape with variables; those who answer (`session`) one without, rows that go on behind what they have (`mixed`), and
+keep keys and values. It knows no losses. `n` tokens, `k` read positions, `p` tokens of the prefix.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -28,8 +29,26 @@ KeysValues = list[mx.array]
 """Keys and values of each layer in turn, each (kv heads, p, width)."""
 
 
+class Rows(Protocol):
+    """What is forwarded together: tokens of many rows one after another, and how they attend."""
+
+    tokens: mx.array
+    """(n,)"""
+    positions: mx.array
+    """(n,) of each token in its text, the prefix counted."""
+
+    @property
+    def read(self) -> mx.array:
+        """(k,) into the tokens: where somebody reads. Maybe nowhere."""
+        ...
+
+    def attended(self, tape: Tape, i: int, layer: Any, queries: Var, keys: Var, values: Var, prefix: Sequence[Var], *, read: bool) -> Var:
+        """Attention of layer i, (n, heads, width); with `read`, the queries are those of the read positions alone, (k, heads, width)."""
+        ...
+
+
 class Packed:
-    """Rows one after another, and where they are read."""
+    """Rows one after another behind one prefix, and where they are read."""
 
     def __init__(self, model: nn.Module, rows: Sequence[Ids], read_at: Sequence[Ids] | None, prefix: int):
         """`read_at` None: keys and values alone are wanted."""
@@ -37,13 +56,11 @@ class Packed:
         self._window = getattr(model.model, "sliding_window", None)
         self._layouts: dict[tuple[bool, int | None], Layout] = {}
         self.tokens = mx.array(np.concatenate(rows))
-        """(n,)"""
         self.positions = mx.array(np.concatenate([prefix + np.arange(n, dtype=np.int32) for n in self._lengths]))
-        """(n,) of each token in its text, the prefix counted."""
 
     @cached_property
     def read(self) -> mx.array:
-        """(k,) into the tokens, ascending."""
+        """(k,) into the tokens, ascending within each row."""
         assert self._read_at is not None
         starts = np.concatenate([[0], np.cumsum(self._lengths)])[:-1]
         return mx.array(np.concatenate([start + at for start, at in zip(starts, self._read_at, strict=True)]).astype(np.int32))
@@ -57,14 +74,28 @@ class Packed:
             self._layouts[read, window] = Layout(self._lengths, asked, prefix=self._prefix, window=window, **heads)
         return self._layouts[read, window]
 
+    def attended(self, tape: Tape, i: int, layer: Any, queries: Var, keys: Var, values: Var, prefix: Sequence[Var], *, read: bool) -> Var:
+        attention = layer.self_attn
+        return tape.attended(queries, keys, values, prefix, self.tiles(layer, read=read), scale=attention.scale, cap=cap_of(attention))
 
-def hidden_states(tape: Tape, model: nn.Module, packed: Packed, prefix: Sequence[Var]) -> Var:
-    """(k, hidden), after the last norm, at the positions that are read."""
-    x = _embedded(tape, model, packed.tokens)
+
+def cap_of(attention: Any) -> float | None:
+    """What bends the scores of this attention (Gemma 2)."""
+    cap: float | None = getattr(attention, "attn_logit_softcapping", None)
+    return cap
+
+
+def hidden_states(tape: Tape, model: nn.Module, rows: Rows, prefix: Sequence[Var], kept: list[mx.array] | None = None) -> Var:
+    """(k, hidden), after the last norm, at the positions that are read. `kept` gets each layer's keys and values, (n, kv heads, width)."""
+    x = _embedded(tape, model, rows.tokens)
     last = len(model.layers) - 1
     for i, layer in enumerate(model.layers):
-        read = packed.read if i == last else None
-        x, _, _ = tape.layer(i, layer, partial(_block, layer, packed, read), [x, *prefix[2 * i : 2 * i + 2]])
+        read = rows.read if i == last else None
+        unread = read is not None and not read.size  # pieces of prompts alone: what they leave behind is all that is wanted
+        compute = partial(_asked, layer, rows) if unread else partial(_block, i, layer, rows, read)
+        x, keys, values = tape.layer(i, layer, compute, [x, *prefix[2 * i : 2 * i + 2]])
+        if kept is not None:
+            kept += [keys.value, values.value]
     return tape.norm(model.model.norm, x)
 
 
@@ -75,7 +106,7 @@ def prefix_states(tape: Tape, model: nn.Module, prefix: Ids) -> list[Var]:
     out: list[Var] = []
     last = len(model.layers) - 1
     for i, layer in enumerate(model.layers):
-        x, keys, values = tape.layer(i, layer, partial(_block, layer, packed, None) if i < last else partial(_asked, layer, packed), [x])
+        x, keys, values = tape.layer(i, layer, partial(_block, i, layer, packed, None) if i < last else partial(_asked, layer, packed), [x])
         out += [tape.moved(_heads_first, keys), tape.moved(_heads_first, values)]
     return out
 
@@ -85,12 +116,11 @@ def prefix_keys_values(model: nn.Module, prefix: Ids) -> KeysValues:
     return [var.value for var in prefix_states(Tape(), model, prefix)]
 
 
-def _block(layer: Any, packed: Packed, read: mx.array | None, tape: Tape, x: Var, *prefix: Var) -> tuple[Var, Var, Var]:
-    """One layer. `read`: the only positions to go on with; None: all."""
+def _block(i: int, layer: Any, rows: Rows, read: mx.array | None, tape: Tape, x: Var, *prefix: Var) -> tuple[Var, Var, Var]:
+    """Layer i. `read`: the only positions to go on with; None: all."""
     attention = layer.self_attn
-    queries, keys, values = _asking(attention, packed, read, tape, tape.norm(layer.input_layernorm, x))
-    layout, cap = packed.tiles(layer, read=read is not None), getattr(attention, "attn_logit_softcapping", None)
-    mixed = tape.attended(queries, keys, values, prefix, layout, scale=attention.scale, cap=cap)
+    queries, keys, values = _asking(attention, rows, read, tape, tape.norm(layer.input_layernorm, x))
+    mixed = rows.attended(tape, i, layer, queries, keys, values, prefix, read=read is not None)
     mixed = tape.linear(attention.o_proj, tape.moved(lambda x: x.reshape(x.shape[0], -1), mixed))
     x = _picked(tape, x, read)
     if "pre_feedforward_layernorm" in layer:  # Gemma 2: norms before and after each half
@@ -101,13 +131,13 @@ def _block(layer: Any, packed: Packed, read: mx.array | None, tape: Tape, x: Var
     return tape.added(x, _feed_forward(layer.mlp, tape, tape.norm(layer.post_attention_layernorm, x), SWIGLU)), keys, values
 
 
-def _asked(layer: Any, packed: Packed, tape: Tape, x: Var) -> tuple[Var, Var, Var]:
-    """Of a layer only what later queries ask: the queries of its own are never computed."""
-    _, keys, values = _asking(layer.self_attn, packed, None, tape, tape.norm(layer.input_layernorm, x))
+def _asked(layer: Any, rows: Rows, tape: Tape, x: Var, *prefix: Var) -> tuple[Var, Var, Var]:
+    """Of a layer only what later queries ask: its own are never computed, and what it is given goes on as it is."""
+    keys, values = _asking(layer.self_attn, rows, None, tape, tape.norm(layer.input_layernorm, x))[1:]
     return x, keys, values
 
 
-def _asking(attention: Any, packed: Packed, read: mx.array | None, tape: Tape, x: Var) -> tuple[Var, Var, Var]:
+def _asking(attention: Any, rows: Rows, read: mx.array | None, tape: Tape, x: Var) -> tuple[Var, Var, Var]:
     """Queries (k, heads, width), keys and values (n, kv heads, width), turned by their positions."""
     if "qkv_proj" in attention:
         width = attention.head_dim
@@ -123,7 +153,7 @@ def _asking(attention: Any, packed: Packed, read: mx.array | None, tape: Tape, x
     )
     if "q_norm" in attention:
         queries, keys = tape.norm(attention.q_norm, queries), tape.norm(attention.k_norm, keys)
-    at = packed.positions
+    at = rows.positions
     return _turned(tape, attention.rope, queries, at if read is None else at[read]), _turned(tape, attention.rope, keys, at), values
 
 

@@ -7,7 +7,7 @@ MLX's own functions are taken. What is kept for the backward pass is the input a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
 from typing import Any, TypeVar, cast
@@ -68,6 +68,22 @@ def exp_below(x: mx.array, top: mx.array) -> mx.array:
         return _exp_below(x, top)
     mantissa, exponent = _split_below(x, top)
     return _times(mantissa, mx.view(exponent, mx.float32))
+
+
+def total_of(arrays: Sequence[mx.array]) -> mx.array:
+    """Their sum, at least one."""
+    total = arrays[0]
+    for array in arrays[1:]:
+        total = total + array
+    return total
+
+
+def largest(arrays: Sequence[mx.array]) -> mx.array:
+    """Of at least one, number by number."""
+    top = arrays[0]
+    for array in arrays[1:]:
+        top = mx.maximum(top, array)
+    return top
 
 
 @dataclass(frozen=True, slots=True)

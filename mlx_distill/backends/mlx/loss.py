@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_distill.backends.mlx.decoder import Packed, hidden_states
-from mlx_distill.backends.mlx.elementwise import exp_below, on_cpu
+from mlx_distill.backends.mlx.elementwise import exp_below, on_cpu, total_of
 from mlx_distill.backends.mlx.model import Head
 from mlx_distill.backends.mlx.tape import Learned, Tape, Var
 from mlx_distill.models.estimates import LEAST
@@ -67,10 +67,14 @@ def _at(tape: Tape, x: Var, places: NDArray[np.int64]) -> Var:
     return tape.moved(lambda x: x[index], x)
 
 
+def rows_at_once(head: Head) -> int:
+    """Positions whose logits over the whole vocabulary exist at a time."""
+    return max(LEAST, (LOGITS_CPU if on_cpu() else LOGITS_GPU) // head.vocabulary)
+
+
 def free_nll(tape: Tape, head: Head, hidden: Var, targets: Ids, *, at_once: int | None = None) -> Var:
     """(k, hidden) to (k,) nats over the whole vocabulary. `at_once`: how many logits exist at a time."""
-    limit = max(LOGITS_CPU if on_cpu() else LOGITS_GPU, LEAST * head.vocabulary) if at_once is None else at_once
-    step = max(1, limit // head.vocabulary)
+    step = rows_at_once(head) if at_once is None else max(1, at_once // head.vocabulary)
     ids, states = mx.array(targets), hidden.value
     pieces = [slice(at, at + step) for at in range(0, len(targets), step)]
     parts = [_nll_and_slope(head, states[piece], ids[piece]) for piece in pieces]
@@ -79,7 +83,7 @@ def free_nll(tape: Tape, head: Head, hidden: Var, targets: Ids, *, at_once: int 
     def pull(cotangents: Sequence[mx.array], learned: Learned | None) -> list[mx.array]:
         each = cotangents[0][:, None]
         if learned is not None:
-            learned([_sum([_by_table(head, states[piece], ids[piece], each[piece]) for piece in pieces])])
+            learned([total_of([_by_table(head, states[piece], ids[piece], each[piece]) for piece in pieces])])
         return [(each * slopes).astype(states.dtype)]
 
     return tape.piece(head.table, mx.concatenate([nll for nll, _ in parts]), [hidden], pull)
@@ -123,13 +127,6 @@ def _by_table(head: Head, hidden: mx.array, ids: mx.array, each: mx.array) -> mx
     return out.T @ hidden.astype(mx.float32)
 
 
-def _sum(arrays: Sequence[mx.array]) -> mx.array:
-    total = arrays[0]
-    for array in arrays[1:]:
-        total = total + array
-    return total
-
-
 def union_of(allowed: Sequence[Ids]) -> tuple[Ids, np.ndarray]:
     """All ids that are allowed anywhere, (u,) ascending, and where each is allowed, bool (k, u)."""
     union = np.unique(np.concatenate(allowed)).astype(np.int32)
@@ -137,11 +134,3 @@ def union_of(allowed: Sequence[Ids]) -> tuple[Ids, np.ndarray]:
     for i, ids in enumerate(allowed):
         mask[i, np.searchsorted(union, ids)] = True
     return union, mask
-
-
-def padded(rows: Sequence[Ids]) -> Ids:
-    """(B, longest), zeros on the right."""
-    out = np.zeros((len(rows), max(map(len, rows))), np.int32)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out

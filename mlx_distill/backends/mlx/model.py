@@ -87,9 +87,3 @@ class Head:
             return logits, None
         bent = mx.tanh(logits / self._cap)
         return self._cap * bent, 1 - mx.square(bent)
-
-
-def wide_masks(model: nn.Module) -> bool:
-    """Whether attention groups its queries in an axis of their own, so that a mask by rows needs one axis more (gemma2)."""
-    attention = model.layers[0].self_attn
-    return hasattr(attention, "attn_logit_softcapping") and attention.repeats > 1

@@ -6,6 +6,7 @@ It knows no schedule, no files but its own state, no prompts and no grammar.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 from mlx_distill.backends import full
 from mlx_distill.backends import lora as adapters
-from mlx_distill.backends.base import LoraShape, Ranks
-from mlx_distill.backends.mlx import elementwise, lora
+from mlx_distill.backends.base import Capacity, LoraShape, Ranks
+from mlx_distill.backends.mlx import allocation, attention, elementwise, lora, loss
 from mlx_distill.backends.mlx.decoder import prefix_states
 from mlx_distill.backends.mlx.gradient import Gradient, Sums
 from mlx_distill.backends.mlx.loss import Batch, nlls
@@ -28,12 +29,15 @@ from mlx_distill.backends.mlx.session import MlxSession
 from mlx_distill.backends.mlx.tape import Tape
 from mlx_distill.backends.mlx.trained import Adapter, Trained, Whole
 from mlx_distill.errors import BackendError
+from mlx_distill.models.estimates import Device, answering_capacity
+from mlx_distill.models.families import complete, family_of
 from mlx_distill.records import Group, Ids, LossSum, Step
 
 
 class MlxStudent:
-    def __init__(self, base: Path, folders: Mapping[str, Path], *, cast: str | None, unpack: bool = False):
-        self._base = base
+    def __init__(self, base: Path, folders: Mapping[str, Path], *, cast: str | None, unpack: bool = False, limit: int | None = None):
+        """`limit`: bytes that all may take; None: what the machine has."""
+        self._base, self._limit, self._width = base, limit, 4 if cast == "float32" else 2
         self._model = open_model(base, cast, unpack=unpack)
         self._head = Head(self._model)
         self.vocabulary = self._head.vocabulary
@@ -114,14 +118,14 @@ class MlxStudent:
 
     def update(self, groups: Sequence[Group], *, learning_rate: float, clip_norm: float | None, step: int) -> Step:
         gradients, sums = self.gradient(groups, step)
-        loss = sum(sums.row_losses.values(), LossSum())
+        total = sum(sums.row_losses.values(), LossSum())
         norm = float(mx.sqrt(mx.stack([mx.sum(mx.square(gradient)) for gradient in gradients.values()]).sum()).item())  # type: ignore[arg-type]
-        applied = bool(np.isfinite(norm) and np.isfinite(loss.nats) and loss.tokens > 0)
+        applied = bool(np.isfinite(norm) and np.isfinite(total.nats) and total.tokens > 0)
         if applied:
             if clip_norm is not None and norm > clip_norm:
                 gradients = {path: gradient * (clip_norm / norm) for path, gradient in gradients.items()}
             self._optimizer.apply(gradients, learning_rate)
-        return Step(loss, sums.row_losses, norm, applied, computed=sums.computed)
+        return Step(total, sums.row_losses, norm, applied, computed=sums.computed)
 
     def gradient(self, groups: Sequence[Group], step: int) -> tuple[dict[str, mx.array], Sums]:
         """Of sum(weight * nll) / sum(weight), by MLX's paths, with the dropout of that step; and what it was made of."""
@@ -188,9 +192,18 @@ class MlxStudent:
 
     # answering
 
-    def session(self, prefix: Ids, *, adapter: str | None = None, token_budget: int | None = None) -> MlxSession:
+    def session(self, prefix: Ids, *, adapter: str | None = None) -> MlxSession:
         """Behind an adapter named at `open`; None is the student's own (see `_wear`). Sessions of several adapters may be used in turns."""
-        return MlxSession(self._model, self._head, prefix, token_budget, wear=partial(self._wear, adapter))
+        if adapter not in self._trained:
+            self._wear(adapter)
+        return MlxSession(self._model, self._head, prefix, wear=partial(self._wear, adapter))
+
+    def capacity(self) -> Capacity:
+        config = json.loads((self._base / "config.json").read_text(encoding="utf-8"))
+        cpu = elementwise.on_cpu()
+        tiles = (attention.TILE_CPU, loss.LOGITS_CPU) if cpu else (attention.TILE_GPU, loss.LOGITS_GPU)
+        free = (self._limit or allocation.memory()) - mx.get_active_memory()
+        return Capacity(*answering_capacity(complete(config, family_of(config)), free=free, device=Device(self._width, *tiles)))
 
     def peak_memory(self) -> int:
         return int(mx.get_peak_memory())

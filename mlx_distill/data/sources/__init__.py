@@ -3,18 +3,24 @@
 Each of them has
 
     SUFFIXES: tuple[str, ...]                                         the files that it takes from a folder
+    STREAMS: bool                                                     read from front to back: so files may be packed, and pipes will do
     def read(spec: SourceSpec, path: Path) -> Iterator[SourceRow | BadRow]
 
 which streams: rows come out before the file is at its end, and the file is never in memory as a whole. What cannot be read as the
 source's format is a `BadRow` with its line and reason, and reading goes on behind it. What leaves nothing to read (no such file, an
-empty one, a header with the same column twice) is a `DataError`: for paths at once, for contents when the reader gets there.
+empty one, a header with the same column twice, a packed file that breaks off) is a `DataError`: for paths at once, for contents when the
+reader gets there, after every row before.
 Sources know formats; nothing of tasks, templates, labels or ids.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+STANDARD_INPUT = Path("-")
+"""Not a file of that name, which is `./-` made absolute."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from mlx_distill.recipe.schema import SourceSpec
 from mlx_distill.records import BadRow
 
 SUFFIXES: tuple[str, ...] = ()
+STREAMS = False
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 SPLIT = "train"
 

@@ -16,24 +16,28 @@ from mlx_distill.recipe.schema import SourceSpec
 from mlx_distill.records import BadRow
 
 SUFFIXES = (".jsonl", ".ndjson")
+STREAMS = True
 
 
 def read(spec: SourceSpec, path: Path) -> Iterator[SourceRow | BadRow]:
     """Rows of a file, or of every such file in a folder. Raises DataError."""
-    files = _files.find(path, SUFFIXES)
+    files = _files.find(path, SUFFIXES, streams=STREAMS)
     return (row for file in files for row in _rows(file))
 
 
 def _rows(path: Path) -> Iterator[SourceRow | BadRow]:
-    with _files.reading(path), path.open("rb") as file:
-        for line, raw in enumerate(file, start=1):
+    line, name = 0, _files.name(path)
+    with _files.opened(path) as file:
+        for line, raw in _files.numbered(file, path):
             raw = raw.removeprefix(codecs.BOM_UTF8) if line == 1 else raw
             if not raw.strip():
                 continue
             try:
-                yield SourceRow(line, _parse(raw), str(path))
+                yield SourceRow(line, _parse(raw), name)
             except (ValueError, RecursionError) as error:
-                yield BadRow(_reason(error, raw), line, file=str(path))
+                yield BadRow(_reason(error, raw), line, file=name)
+    if not line:
+        raise _files.empty(path)
 
 
 def _parse(raw: bytes) -> dict[str, Any]:

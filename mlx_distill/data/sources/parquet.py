@@ -16,13 +16,14 @@ from mlx_distill.recipe.schema import SourceSpec
 from mlx_distill.records import BadRow
 
 SUFFIXES = (".parquet",)
+STREAMS = False
 BATCH = 64
 """Rows that are plain Python at a time: few, as each may hold a long text."""
 
 
 def read(spec: SourceSpec, path: Path) -> Iterator[SourceRow | BadRow]:
     """Rows of a file, or of every such file in a folder; `line` is a row's ordinal in its file. Raises DataError."""
-    files = _files.find(path, SUFFIXES)
+    files = _files.find(path, SUFFIXES, streams=STREAMS)
     return (row for file in files for row in _rows(file))
 
 

@@ -1,0 +1,193 @@
+"""infer: a file of texts becomes a file of answers, by one student or by several in one reading."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_distill.data.fingerprint import Fingerprint, fingerprint
+from mlx_distill.data.read import by_name, files, read, suffix
+from mlx_distill.data.sources import STANDARD_INPUT
+from mlx_distill.errors import DataError
+from mlx_distill.files import exclusive
+from mlx_distill.inference import identity, job, parquet
+from mlx_distill.inference.output import Places, refuse
+from mlx_distill.inference.row import Counts
+from mlx_distill.inference.tally import Tally
+from mlx_distill.recipe.layers import neighbour
+from mlx_distill.recipe.schema import Recipe, SourceSpec
+from mlx_distill.task.prompt import columns
+from mlx_distill.workflows.setting import Document, Setting, peak_memory
+from mlx_distill.workflows.students import Asking, Student, choose_students, open_chosen
+
+DEFAULT_FORMAT = "jsonl"
+"""Of standard input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    path: Path
+    spec: SourceSpec
+    files: Sequence[Fingerprint] | None
+    """None of standard input and pipes."""
+
+    @property
+    def folder(self) -> Path | None:
+        return self.path if self.files is not None and self.path.is_dir() else None
+
+    @property
+    def rows(self) -> int | None:
+        counts = [file.rows for file in self.files or ()]
+        known = [count for count in counts if count is not None]
+        return sum(known) if counts and len(known) == len(counts) else None
+
+
+def infer(
+    setting: Setting,
+    students: Path | Sequence[Path],
+    source: Path,
+    output: Path,
+    *,
+    resume: bool,
+    delimiter: str | None = None,
+    format: str | None = None,
+    asking: Asking | None = None,
+    distributions: bool = False,
+    max_rejects: int | None = None,
+) -> Document:
+    """Answers every text of a file. Rejects alone are no failure; more than `max_rejects` are. Raises DataError, OutputError, ..."""
+    started = time.monotonic()
+    asking = asking or Asking()
+    refuse(source, output, resume=resume)
+    chosen = choose_students(setting, [students] if isinstance(students, Path) else students)
+    asking.require(chosen)
+    if max_rejects is not None and max_rejects < 0:
+        raise DataError(f"--max-rejects {max_rejects}: 0 stops at the first", hint="--max-rejects 100, or leave it out for any number")
+    names = [it.name for it in chosen]
+    spec = source_of(source, chosen[0].recipe, delimiter, format=format)
+    places = Places(output)
+    typed = parquet.schema([it.fields(asking) for it in chosen], distributions=distributions) if places.is_parquet else None
+    with exclusive(output):
+        places.settle()
+        before = identity.read(places)
+        given = _input(setting, source, spec, before)
+        options = dataclasses.asdict(asking) | {"distributions": distributions, "kind": spec.kind, "delimiter": spec.delimiter}
+        now = identity.document({it.name: it.identity() for it in chosen}, options, given.files, folder=given.folder is not None)
+        begun = identity.begin(places, now, before, given.files, resume=resume)
+        for remark in begun.remarks:
+            setting.progress.say(f"note: {remark}")
+        if begun.finished is not None:
+            before_it = job.Done(begun.finished["rows"], skipped=begun.finished["results"])
+            return _document(before_it, names, places, started, [])
+        wanted = job.Wanted(distributions, max_rejects, given.folder)
+        opened = open_chosen(setting, chosen, asking, whole=distributions)
+        done = _answer(setting, opened, given, places, wanted)
+        if typed is not None:
+            _merge(setting, places, typed)
+        results = done.done + done.rejected + done.skipped
+        identity.finish(places, now, {"rows": done.rows, "results": results})
+        if typed is not None:
+            places.lines.unlink(missing_ok=True)
+    return _document(done, names, places, started, opened)
+
+
+def source_of(path: Path, recipe: Recipe, delimiter: str | None, *, format: str | None = None) -> SourceSpec:
+    """A file of texts by its name; a CSV without a delimiter of its own has that of the recipe's data. Raises DataError."""
+    if path == STANDARD_INPUT:
+        return by_name(path, format=format or DEFAULT_FORMAT, delimiter=delimiter)
+    if not path.exists():
+        raise DataError("there is no such file", file=path, hint=neighbour(path))
+    known = recipe.data.source
+    spec = by_name(path, format=format, delimiter=delimiter)
+    if spec.kind != "csv" and delimiter is not None:
+        raise DataError(f"a {spec.kind} file has no delimiter", file=path, hint="leave --delimiter out")
+    fits = spec.kind == known.kind == "csv" and suffix(path) == suffix(Path(known.path))
+    return dataclasses.replace(spec, delimiter=known.delimiter) if fits and delimiter is None else spec
+
+
+def _input(setting: Setting, source: Path, spec: SourceSpec, before: Document | None) -> Input:
+    """The input, read once through for what identifies it: a fraction of the time that answering it takes."""
+    with setting.progress.step("hash the input") if _is_large(source) else nullcontext():
+        names = [file.name for file in files(spec, source)]
+        return Input(source, spec, fingerprint(spec, source, identity.sizes(before, names)))
+
+
+def _is_large(source: Path) -> bool:
+    return source.is_file() and source.stat().st_size > 1 << 30
+
+
+def _answer(setting: Setting, students: Sequence[Student], given: Input, places: Places, wanted: job.Wanted) -> job.Done:
+    progress, terminal = setting.progress, setting.progress.is_terminal
+    total = None if given.rows is None else given.rows * len(students)
+    tally = Tally({it.name: list(it.recipe.task.tiers) for it in students}, total, apart=terminal)
+    rows = itertools.tee(read(given.spec, given.path), len(students))  # a turn's rows are held, no more
+    asked = [
+        job.Asked(it.name, it.engine, it.fields, it.reader().examples(own)) for it, own in zip(students, rows, strict=True)
+    ]  # fmt: skip
+    with progress.showing(_Board(tally)), progress.step("infer", total, unit="rows" if len(students) == 1 else "answers") as bar:
+        try:
+            done = job.run(asked, places, tally, bar, wanted)
+        finally:
+            _tell(setting, tally, places)
+    if done.rejected and not done.done and not done.skipped:
+        _warn(setting, tally, students)
+    return done
+
+
+class _Board:
+    """What stands above the bar on a terminal: the tiers' shares so far."""
+
+    def __init__(self, tally: Tally):
+        self._tally = tally
+
+    def __rich__(self) -> Any:
+        from rich.text import Text
+
+        return Text("\n".join(f"  tiers  {line}" for line in self._tally.tiers()))
+
+
+def _tell(setting: Setting, tally: Tally, places: Places) -> None:
+    """What was drawn and is gone, and why rows were rejected."""
+    if setting.progress.is_terminal and (tiers := tally.tiers()):
+        setting.progress.say("\n".join(f"tiers: {line}" for line in tiers))
+    if tally.reasons.total:
+        lines = [f"{tally.reasons.total:,} rejected: {places.rejects}", *(f"  {line}" for line in tally.reasons.lines())]
+        setting.progress.say("\n".join(lines))
+
+
+def _warn(setting: Setting, tally: Tally, students: Sequence[Student]) -> None:
+    """Nothing at all was answered: that is hardly what anybody wanted, though no single row is more than a reject."""
+    asked = " and ".join(f"{{{name}}}" for name in dict.fromkeys(it for student in students for it in columns(student.recipe.task.input)))
+    why = "for the same reason" if len(tally.reasons.found) == 1 else "most often"
+    reason = tally.reasons.lines()[0]
+    setting.progress.warn(f"WARNING: not one row was answered. All {tally.reasons.total:,} were rejected, {why}: {reason}")
+    setting.progress.warn(f"         the task reads {asked}; mend the input and run the same command again")
+
+
+def _merge(setting: Setting, places: Places, typed: Any) -> None:
+    """The lines become Parquet. Lines that are in it already (a kill came in between) are no news."""
+    if places.lines.exists() or not places.output.exists():
+        with setting.progress.step(f"write {places.output.name}"):
+            parquet.merge(places.output, places.lines, typed)
+
+
+def _document(done: job.Done, names: Sequence[str], places: Places, started: float, students: Sequence[Student]) -> Document:
+    """`students`: those that were opened, none where there was nothing to do."""
+    seconds = time.monotonic() - started
+    counts = [dataclasses.asdict(it.engine.counts) for it in students] or [dataclasses.asdict(Counts())]
+    rows = done.done / len(names)
+    return {
+        **dataclasses.asdict(done),
+        "students": names,
+        "output": str(places.output),
+        "seconds": seconds,
+        "rows_per_hour": round(rows / seconds * 3600) if seconds else None,
+        "tokens": {name: sum(it[name] for it in counts) for name in counts[0]},
+        "peak_memory_bytes": peak_memory(students[0].opened if students else None),
+    }

@@ -1,0 +1,222 @@
+"""Students that answer new texts: one, or several that share a base; from a Run or a bundle; for a job, or from Python.
+
+from mlx_distill.workflows import open_student
+
+student = open_student("runs/crisis")
+for prediction in student.answers([{"id": "1", "text": "The river rose above the bridge."}]):
+    print(prediction.id, prediction.answer)
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_distill.backends import full
+from mlx_distill.backends.base import Student as Opened
+from mlx_distill.data.examples import Reader
+from mlx_distill.data.sources import SourceRow
+from mlx_distill.errors import DataError, OutputError, RecipeError
+from mlx_distill.inference.engine import Engine
+from mlx_distill.inference.identity import flat
+from mlx_distill.recipe.lock import recipe_hash, resolved
+from mlx_distill.recipe.schema import FieldSpec, Recipe
+from mlx_distill.records import BadRow, Example, Prediction
+from mlx_distill.task.plan import without_texts
+from mlx_distill.task.prompt import load_tokenizer
+from mlx_distill.training.run import MAY_CHANGE, PLACES, Run
+from mlx_distill.workflows.bases import base_of_run
+from mlx_distill.workflows.setting import Document, Setting, in_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How students are to answer. `samples` > 1: so many answers at `temperature`, drawn with `seed`, whose vote or mean is the answer."""
+
+    samples: int = 1
+    temperature: float = 0.0
+    seed: int = 0
+    texts: bool = True
+    """Whether open fields (texts, lists) are answered too."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What makes no sense by itself, and the way out."""
+        if self.samples < 1:
+            yield f"--samples {self.samples}: at least one answer is needed", "--samples 5 --temperature 0.7"
+        elif not 0 <= self.temperature < float("inf"):
+            yield f"--temperature {self.temperature:g}: a temperature is a number from 0 on", "--temperature 0.7"
+        elif self.seed < 0:
+            yield f"--seed {self.seed}: a seed is 0 or more", "--seed 0"
+        elif self.samples > 1 and not self.temperature:
+            yield f"--samples {self.samples} at temperature 0 would be one answer {self.samples} times", "add --temperature 0.7"
+        elif self.samples == 1 and (self.temperature or self.seed):
+            given = f"--temperature {self.temperature:g}" if self.temperature else f"--seed {self.seed}"
+            yield f"{given} is for several samples; a single answer is the likeliest", "add --samples 5, or leave it out"
+
+    def require(self, chosen: Sequence[Chosen]) -> None:
+        """Raises DataError or RecipeError where these students cannot answer so."""
+        for message, hint in self.problems():
+            raise DataError(message, hint=hint)
+        for student in chosen:
+            if self.samples > 1 and student.recipe.answer == "slots":
+                message = f"{student.name} reads its values' probabilities exactly (answer: slots): samples could only blur them"
+                raise DataError(message, hint="leave --samples out; --distributions shows the probabilities", file=student.run.path)
+            student.fields(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A student that is not opened yet."""
+
+    run: Run
+    recipe: Recipe
+    facts: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.recipe.name
+
+    @property
+    def base(self) -> str:
+        """The key of the base that it was trained on."""
+        return str(self.facts.get("base", {}).get("key"))
+
+    def fields(self, asking: Asking) -> dict[str, FieldSpec]:
+        """The fields that it is to answer. Raises RecipeError where texts cannot be left out."""
+        fields = self.recipe.task.fields
+        return fields if asking.texts else {name: fields[name] for name in without_texts(self.recipe.answer, fields)}
+
+    def identity(self) -> Document:
+        """What its answers follow from: weights and recipe, but for the settings that a resumed training may change as well."""
+        settings = flat(resolved(self.recipe))
+        kept = {key: value for key, value in settings.items() if not (key in MAY_CHANGE + PLACES or key.startswith(_SECTIONS))}
+        order = {"order of task.fields": ", ".join(self.recipe.task.fields)}
+        hashes = {"adapter_sha256": self.run.adapter_hash(), "recipe_sha256": recipe_hash(self.recipe), "base": self.base}
+        return hashes | {"recipe": kept | order}
+
+
+_SECTIONS = tuple(f"{name}." for name in MAY_CHANGE)
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """A student that answers. Several may share one base in memory."""
+
+    name: str
+    recipe: Recipe
+    engine: Engine
+    opened: Opened
+    fields: Mapping[str, FieldSpec]
+
+    def answers(self, records: Iterable[Mapping[str, Any]]) -> Iterator[Prediction | BadRow]:
+        """A Prediction for each record, as they are finished, and a BadRow for one that cannot be answered (its `line`: which record).
+
+        `records` may be endless: a window of them is in memory. A record without `id` is called by the hash of its content.
+        """
+        bad: deque[BadRow] = deque()
+        rows = (SourceRow(number, dict(record)) for number, record in enumerate(records, start=1))
+        for answer in self.engine.stream(_good(self.reader().examples(rows), bad)):
+            while bad:
+                yield bad.popleft()
+            yield answer
+        yield from bad
+
+    def reader(self) -> Reader:
+        """What makes its examples of a source's rows."""
+        return Reader(self.recipe.task, None, empty=False)
+
+
+def choose_students(setting: Setting, places: Sequence[Path]) -> list[Chosen]:
+    """The students behind paths of Runs and of bundles. Raises OutputError, RecipeError also where they cannot share a base."""
+    chosen = [_chosen(setting, place) for place in places]
+    if len(chosen) == 1:
+        return chosen
+    for name, count in Counter(student.name for student in chosen).items():
+        if count > 1:
+            first, second = [student.run.path for student in chosen if student.name == name][:2]
+            hint = "results carry the recipe's name: name one anew, mlx-distill train RECIPE --out RUN --resume --set name=..."
+            raise RecipeError(f"{first} and {second} are both called {name}", hint=hint)
+    for student in chosen:
+        if full.is_full(student.run.adapter):
+            hint = "let it answer alone: infer RUN INPUT OUTPUT"
+            message = f"all weights of {student.name} were trained: it shares no base with others"
+            raise OutputError(message, file=student.run.path, hint=hint)
+        if student.base != chosen[0].base:
+            keys = f"{chosen[0].name} has {chosen[0].base[:12]}, {student.name} has {student.base[:12]}"
+            hint = "let them answer one after another: infer RUN INPUT OUTPUT"
+            raise OutputError(f"they were trained on two bases, and only one is opened: {keys}", file=student.run.path, hint=hint)
+    return chosen
+
+
+def open_chosen(setting: Setting, chosen: Sequence[Chosen], asking: Asking, *, whole: bool = True) -> list[Student]:
+    """One base in memory, an adapter and an engine for each. Raises DataError where they cannot answer as asked.
+
+    `whole`: each closed field's whole distribution is wanted, which costs more than the answer.
+    """
+    asking.require(chosen)
+    backend = setting.choose()
+    first = chosen[0]
+    base = base_of_run(setting, first.run, first.recipe, first.facts, backend)
+    limits = [student.recipe.train.memory_limit for student in chosen]
+    least = min((limit for limit in limits if limit is not None), default=None)
+    opened = backend.open(base, adapters={student.name: student.run.adapter for student in chosen}, memory_limit=in_bytes(least))
+    tokenizer = load_tokenizer(base)
+    engines = [_engine(it, opened, tokenizer, asking, whole=whole) for it in chosen]
+    return [Student(it.name, it.recipe, engine, opened, it.fields(asking)) for it, engine in zip(chosen, engines, strict=True)]
+
+
+def open_students(
+    setting: Setting, places: Sequence[Path], *, samples: int = 1, temperature: float = 0.0, seed: int = 0, texts: bool = True
+) -> list[Student]:
+    """Students of Runs or bundles that share one base."""
+    return open_chosen(setting, choose_students(setting, places), Asking(samples, temperature, seed, texts))
+
+
+def open_student(
+    path: Path | str,
+    *,
+    cache: Path | None = None,
+    backend: str = "auto",
+    samples: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
+    texts: bool = True,
+) -> Student:
+    """The student of a Run or a bundle. `cache`: where bases are kept, of the command line that of the user (~/.cache/mlx-distill)."""
+    from mlx_distill.observe.progress import Progress
+
+    setting = Setting(Progress(quiet=True), cache or Path.home() / ".cache" / "mlx-distill", backend)
+    return open_students(setting, [Path(path)], samples=samples, temperature=temperature, seed=seed, texts=texts)[0]
+
+
+def _chosen(setting: Setting, place: Path) -> Chosen:
+    if place.is_file():
+        from mlx_distill.bundle import opened
+
+        place = opened(place, setting.cache)
+    run = Run(place)
+    return Chosen(run, *run.open_learned())
+
+
+def _engine(chosen: Chosen, opened: Opened, tokenizer: Any, asking: Asking, *, whole: bool) -> Engine:
+    recipe = chosen.recipe
+    ask: dict[str, Any] = {
+        "samples": asking.samples,
+        "temperature": asking.temperature,
+        "seed": asking.seed,
+        "texts": asking.texts,
+        "whole": whole,
+    }
+    return Engine(opened, recipe.task, tokenizer, answer=recipe.answer, max_tokens=recipe.train.max_tokens, adapter=chosen.name, **ask)
+
+
+def _good(rows: Iterable[Example | BadRow], bad: deque[BadRow]) -> Iterator[Example]:
+    """The rows that can be answered; the others are put aside."""
+    for row in rows:
+        if isinstance(row, BadRow):
+            bad.append(row)
+        else:
+            yield row

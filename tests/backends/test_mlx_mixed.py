@@ -1,0 +1,228 @@
+"""One forward of rows at different places: prompts whole and in pieces, answers, branches, samples. Each as if it were alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlx_distill.backends.mlx import mixed
+from mlx_distill.backends.mlx.cohort import Cohort, Stretch
+from mlx_distill.backends.mlx.student import MlxStudent
+from mlx_distill.models.estimates import FORWARD, HELD, LEAST, Device, answering_capacity
+from tests.backends import plain
+from tests.backends.test_mlx_session import CLOSE, EVERYTHING, NOTHING, Twin, ids, mask_of, opened
+from tests.checkpoints import SIZES, VOCABULARY
+from tests.conftest import MakeBase
+
+
+def said(twin: Twin, handle: int, position: int) -> NDArray[np.float32]:
+    (logs,) = twin.session.read({handle: [position]}, {handle: [EVERYTHING]})[handle]
+    return np.asarray(logs)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2", "phi3"])
+def test_prompts_in_pieces_and_answers_share_a_forward(base: MakeBase, family: str) -> None:
+    """A long prompt comes in three pieces, and beside each of them others are answered, or begin."""
+    generator = np.random.default_rng(1)
+    twin = opened(base(family), plain.random_ids(generator, 6))
+    long = plain.random_ids(generator, 19)
+    a, b = twin.admit(ids(generator, 5, 3))
+    (c,) = twin.session.admit([NOTHING])
+    for at, others in ((0, {a: [7]}), (8, {a: [9, 3], b: [4]}), (14, {b: [5, 6, 8]})):
+        piece = long[at : at + (8, 6, 5)[(at > 0) + (at > 8)]]
+        last = at == 14
+        twin.session.extend(
+            {c: piece, **others}, read_at={c: [len(piece) - 1] if last else []} | {h: range(len(t)) for h, t in others.items()}
+        )
+        for handle, tokens in others.items():
+            twin.rows[handle] += tokens
+            twin._last[handle] = len(tokens)
+    twin.rows[c], twin._last[c] = long.tolist(), 1
+    np.testing.assert_allclose(said(twin, c, -1), twin.alone(c)[-1], atol=CLOSE)
+    twin.extend({c: [11, 12], a: [13]})
+    twin.check()
+
+
+@pytest.mark.parametrize("prefix", [0, 5])
+@pytest.mark.parametrize("tile", [1, 300, 1 << 19])
+def test_branches_are_read_where_the_row_stood_and_are_forgotten(
+    base: MakeBase, prefix: int, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside tokens that the row goes on with; the same whatever tiles attention is cut into."""
+    monkeypatch.setattr(mixed, "TILE_CPU", tile)
+    generator = np.random.default_rng(2)
+    twin = opened(base("gemma2"), plain.random_ids(generator, prefix))
+    a, b, c = twin.admit(ids(generator, 4, 9, 5))
+    for own, asides in (
+        ({a: [7, 8], b: [9]}, {a: [[20], [21, 22]], c: [[30, 31]]}),
+        ({a: [5], b: [6, 7, 8], c: [9]}, {b: [[40, 41, 42]]}),
+    ):
+        expected = {(h, i): twin.alone(h, branch)[-1] for h, branches in asides.items() for i, branch in enumerate(branches)}
+        twin.session.extend(own, asides=asides)
+        for handle, branches in asides.items():
+            ends = len(own.get(handle, [])) + np.cumsum([len(branch) for branch in branches]) - 1
+            for i, end in enumerate(ends):
+                np.testing.assert_allclose(said(twin, handle, int(end)), expected[handle, i], atol=CLOSE)
+        for handle, tokens in own.items():
+            twin.rows[handle] += tokens
+            np.testing.assert_allclose(said(twin, handle, -1), twin.alone(handle)[-1], atol=CLOSE)
+    twin.extend({a: [3], b: [4, 5], c: [6]})
+    twin.check_score(generator)
+
+
+WINDOWED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 6}
+
+
+@pytest.mark.parametrize(("family", "config"), [("gemma2", {}), ("llama", WINDOWED)])
+def test_samples_share_what_the_row_had_and_go_their_own_ways(base: MakeBase, family: str, config: dict[str, Any]) -> None:
+    generator = np.random.default_rng(3)
+    twin = opened(base(family, **config), plain.random_ids(generator, 4))
+    a, b = twin.admit(ids(generator, 6, 5))
+    twin.extend({a: [7, 8]})
+    before = twin.rows.pop(a)
+    samples = twin.session.fork(a, 3)
+    twin.rows |= {handle: list(before) for handle in samples}
+    twin._last |= dict.fromkeys(samples, 2)
+    twin.check()
+    twin.extend({samples[0]: [9], samples[1]: [10, 11], samples[2]: [12], b: [13]})
+    twin.check_score(generator)
+    twin.drop([samples[1]])
+    twin.extend({samples[0]: [14, 15, 16], samples[2]: [17]})
+    twin.check_score(generator)
+    twin.drop([samples[0], b])
+    twin.extend({samples[2]: [18]})
+    twin.check()
+
+
+def test_samples_of_a_row_hold_its_prompt_once(base: MakeBase) -> None:
+    generator = np.random.default_rng(4)
+    twin = opened(base(num_hidden_layers=1), NOTHING)
+    (a,) = twin.admit(ids(generator, 200))
+    mx.synchronize()
+    held = mx.get_active_memory()
+    samples = twin.session.fork(a, 8)
+    twin.session.extend({handle: [5] for handle in samples})
+    mx.synchronize()
+    assert mx.get_active_memory() - held < 2 * 2 * 16 * 200 * 4, "less than the prompt's keys and values once more"
+
+
+def test_a_row_that_ends_leaves_what_was_read_and_nothing_else(base: MakeBase) -> None:
+    generator = np.random.default_rng(5)
+    twin = opened(base(num_hidden_layers=2), plain.random_ids(generator, 4))
+    rows = ids(generator, 30, 7)
+    a, b = twin.session.admit([NOTHING, NOTHING])
+    before = mx.get_active_memory()
+    twin.session.extend({a: rows[0], b: rows[1]}, read_at={a: [3, 29], b: [6]}, ending={a, b})
+    twin.rows |= {a: rows[0].tolist(), b: rows[1].tolist()}
+    for handle, at in ((a, 3), (a, 29), (b, 6)):
+        np.testing.assert_allclose(said(twin, handle, at), twin.alone(handle)[4 + at], atol=CLOSE)
+    mx.synchronize()
+    hidden = 3 * 64 * 4
+    assert mx.get_active_memory() - before <= 4 * hidden
+
+
+def test_no_token_is_forwarded_twice_and_none_is_padding(base: MakeBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    made = mixed.Mixed.__init__
+
+    def counted(self: mixed.Mixed, *arguments: object) -> None:
+        made(self, *arguments)  # type: ignore[arg-type]
+        sizes.append(self.tokens.size)
+
+    monkeypatch.setattr(mixed.Mixed, "__init__", counted)
+    generator = np.random.default_rng(6)
+    twin = opened(base(num_hidden_layers=1), plain.random_ids(generator, 4))
+    a, b = twin.session.admit(ids(generator, 30, 7))
+    twin.session.extend({a: [5], b: [6, 7, 8]}, asides={a: [[9, 9]]})
+    assert sizes == [37, 6]
+
+
+def stretch(rows: int, columns: int) -> Stretch:
+    positions = np.zeros((rows, columns), np.int32)
+    return Stretch([mx.zeros((rows, 1, columns, 2))], np.ones((rows, columns), bool), positions)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_what_stands_there_is_seldom_copied_as_a_row_grows(step: int) -> None:
+    cohort, copied = Cohort(2, 0), 0
+    cohort.grow(stretch(2, 500), np.full(2, 500, np.int32))
+    for _ in range(120):
+        before = [id(each) for each in cohort.stretches]
+        cohort.grow(stretch(2, step), np.full(2, step, np.int32))
+        copied += sum(each.columns for each in cohort.stretches if id(each) not in before) - step
+        assert len(cohort.stretches) <= 8
+    assert cohort.length.tolist() == [500 + 120 * step] * 2
+    assert sum(each.columns for each in cohort.stretches) == 500 + 120 * step
+    assert copied < 120 * step * np.log2(120 * step) + 500 + 120 * step
+
+
+def test_few_allowed_tokens_are_chosen_from_their_rows_of_the_head_alone(base: MakeBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(7)
+    twin = opened(base(bits=4), plain.random_ids(generator, 4))
+    a, b = twin.admit(ids(generator, 5, 6))
+    asked: list[int | None] = []
+    logits = twin.session._head.logits
+
+    def noted(hidden: mx.array, rows: mx.array | None = None) -> mx.array:
+        asked.append(None if rows is None else rows.size)
+        return logits(hidden, rows)
+
+    monkeypatch.setattr(twin.session._head, "logits", noted)
+    few = {a: mask_of([3, 200]), b: mask_of([200, 383, 17])}
+    chosen, logs = twin.session.choose(few)
+    twin.session.choose({a: mask_of(EVERYTHING), b: few[b]})
+    assert asked == [4, None], "the union of both; all of it"
+    for handle, allowed in ((a, [3, 200]), (b, [17, 200, 383])):
+        among = plain.among(twin.alone(handle)[-1], np.array(allowed))
+        assert chosen[handle] == allowed[int(np.argmax(among))]
+        assert logs[handle] == pytest.approx(among.max(), abs=CLOSE)
+
+
+def test_seeds_by_row_make_draws_independent_of_handles(base: MakeBase) -> None:
+    generator = np.random.default_rng(8)
+    folder, row = base(num_hidden_layers=1), plain.random_ids(generator, 4)
+    drawn: list[Sequence[int]] = []
+    for before in (0, 3):
+        twin = opened(folder, NOTHING)
+        twin.admit([row] * before) if before else None
+        handles = twin.admit([row] * 6)
+        seeds = {handle: 100 + i for i, handle in enumerate(handles)}
+        chosen, _ = twin.session.choose(dict.fromkeys(handles, mask_of(EVERYTHING)), temperature=1.0, seed=seeds)
+        drawn.append([chosen[handle] for handle in handles])
+    assert drawn[0] == drawn[1] and len(set(drawn[0])) > 1
+
+
+# how much at once
+
+
+def capacity(free: int) -> tuple[int, int]:
+    config = {**SIZES, "vocab_size": VOCABULARY, "tie_word_embeddings": True}
+    return answering_capacity(config, free=free, device=Device(4, 1 << 10, 1 << 10))
+
+
+def test_more_memory_holds_more_rows_and_little_of_it_still_answers() -> None:
+    found = [capacity(free) for free in (0, 1 << 20, 1 << 24, 1 << 28, 1 << 33)]
+    assert found[0] == (LEAST, LEAST) and found[-1] == (FORWARD, HELD)
+    assert all(a <= b for few, many in itertools.pairwise(found) for a, b in zip(few, many, strict=True))
+
+
+def test_what_is_held_and_forwarded_stays_within_what_is_free(base: MakeBase) -> None:
+    """Measured: as many rows as the capacity says, forwarded as it says, on a student with little memory."""
+    folder = base(num_hidden_layers=4)
+    limit = 24 << 20
+    student = MlxStudent(folder, {}, cast="float32", limit=limit + mx.get_active_memory())
+    forward, held = student.capacity().forward, student.capacity().held
+    assert LEAST < forward < FORWARD or held < HELD, "it is the memory that bounds it"
+    session, generator = student.session(NOTHING), np.random.default_rng(9)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    for _ in range(held // forward):
+        session.admit([plain.random_ids(generator, forward // 4) for _ in range(4)])
+        mx.synchronize()
+    assert mx.get_peak_memory() - before <= limit

@@ -1,0 +1,304 @@
+"""Ways to answer: as they are done, in few forwards, without texts, by samples that vote. What is asked for changes no other answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlx_distill.backends.base import Capacity, Student
+from mlx_distill.backends.choose import choose
+from mlx_distill.errors import RecipeError
+from mlx_distill.inference import engine as module
+from mlx_distill.inference.engine import Engine
+from mlx_distill.inference.grammar import Grammars
+from mlx_distill.inference.lane import ROWS
+from mlx_distill.inference.row import Row
+from mlx_distill.inference.samples import vote
+from mlx_distill.recipe.schema import FieldSpec
+from mlx_distill.records import BadRow, Example, Prediction
+from mlx_distill.task.answer import AnswerPlan
+from mlx_distill.task.decision import decide
+from mlx_distill.task.fields import answer_schema, ended
+from mlx_distill.task.prompt import load_tokenizer
+from mlx_distill.task.slots import SlotPlan
+from tests.checkpoints import VOCABULARY
+from tests.inference.test_engine import (
+    CLOSED,
+    EVERY_KIND,
+    TEXTS,
+    Fields,
+    answered,
+    by_brute_force,
+    examples,
+    forwarded_whole,
+    problems,
+    task,
+)
+from tests.students import tiny_base
+
+BEHIND: Fields = {
+    "score": FieldSpec(kind="score"),
+    "flag": FieldSpec(kind="flag"),
+    "why": FieldSpec(kind="text", max_chars=12),
+    "marks": FieldSpec(kind="list", max_items=2, max_chars=4),
+}
+"""Texts behind the values."""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_base(tmp_path_factory.mktemp("ways"))
+
+
+@pytest.fixture(scope="module")
+def student(base: Path) -> Student:
+    return choose("mlx").open(base)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base: Path) -> Any:
+    return load_tokenizer(base)
+
+
+def engine_of(student: Student, tokenizer: Any, fields: Fields, answer: str = "json", **ways: Any) -> Engine:
+    return Engine(student, task(fields), tokenizer, answer=answer, max_tokens=512, **ways)
+
+
+# as they are done
+
+
+def test_examples_are_taken_a_window_at_a_time_and_come_out_before_the_next(
+    student: Student, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WINDOW", 4)
+    taken: list[str] = []
+
+    def endless() -> Iterator[Example]:
+        for number in range(1 << 30):
+            taken.append(f"n{number}")
+            yield Example(f"n{number}", {}, TEXTS[number % len(TEXTS)])
+
+    stream = engine_of(student, tokenizer, CLOSED).stream(endless())
+    found = [next(stream).id for _ in range(10)]
+    assert len(set(found)) == 10 and set(found) <= set(taken)
+    assert len(taken) <= ROWS + 2 * 4, "as many as are answered at once, and a window or two"
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_a_stream_that_nobody_listens_to_any_more_leaves_its_engine_as_it_was(student: Student, tokenizer: Any) -> None:
+    engine = engine_of(student, tokenizer, CLOSED)
+    before = answered(engine, examples(TEXTS))
+    stream = engine.stream(examples(TEXTS))
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    again = answered(engine, examples(TEXTS))
+    assert {name: row.answer for name, row in again.items()} == {name: row.answer for name, row in before.items()}
+
+
+def test_rows_of_every_kind_come_out_once_each(student: Student, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some with the prefix, some that break it, some that do not fit, in windows that end anywhere."""
+    monkeypatch.setattr(module, "WINDOW", 3)
+    spec = replace(task({"flag": FieldSpec(kind="flag")}), input="the br{text}")
+    engine = Engine(student, spec, tokenizer, answer="json", max_tokens=60)
+    texts = ["the bridge rose", "the broken dam", "x", *TEXTS] * 2
+    rows = examples(texts)
+    found = [(result.id, isinstance(result, BadRow)) for result in engine.stream(rows)]
+    assert sorted(name for name, _ in found) == sorted(row.id for row in rows)
+    in_order = list(engine.answers(rows))
+    assert [row.id for row in in_order] == [row.id for row in rows]
+    assert dict(found) == {str(row.id): isinstance(row, BadRow) for row in in_order}
+
+
+# in few forwards
+
+
+def test_a_field_costs_a_row_one_forward_and_slots_none(student: Student, tokenizer: Any) -> None:
+    rows = examples(TEXTS[:6])
+    engine = engine_of(student, tokenizer, CLOSED, whole=False)
+    predictions = answered(engine, rows)
+    plan = AnswerPlan(CLOSED, tokenizer)
+    tokens = sum(len(plan.target(prediction.answer).tokens) - 1 for prediction in predictions.values())
+    assert engine.counts.own_steps <= 0.6 * tokens, "of the answers' tokens, so many needed a forward of their own"
+    slots = engine_of(student, tokenizer, CLOSED, "slots")
+    answered(slots, rows)
+    assert slots.counts.own_steps == 0 and slots.counts.forwards == 1
+
+
+def test_every_token_is_forwarded_once(student: Student, tokenizer: Any) -> None:
+    """Prompts behind the prefix, and answers but for what stands behind the last choice; whole distributions cost a few branches more."""
+    rows = examples(TEXTS[:6])
+    lean, whole = (engine_of(student, tokenizer, CLOSED, whole=w) for w in (False, True))
+    predictions = answered(lean, rows)
+    answered(whole, rows)
+    assert lean.counts.forwarded <= lean.counts.prefill + lean.counts.decoded + lean.counts.forced
+    assert sum(prediction.tokens for prediction in predictions.values()) <= lean.counts.forwarded
+    assert lean.counts.forwarded < whole.counts.forwarded
+    assert whole.counts.own_steps - lean.counts.own_steps <= len(rows), "branches ride with other tokens; at the end they may go alone"
+
+
+def test_what_an_answer_does_not_hang_on_changes_nothing(student: Student, tokenizer: Any) -> None:
+    lean, whole = (answered(engine_of(student, tokenizer, EVERY_KIND, whole=w), examples(TEXTS)) for w in (False, True))
+    for name, prediction in whole.items():
+        assert lean[name].answer == prediction.answer
+        assert lean[name].confidence == pytest.approx(prediction.confidence, abs=1e-5)
+        assert not lean[name].probabilities and prediction.probabilities
+
+
+@pytest.mark.parametrize("answer", ["json", "slots"])
+@pytest.mark.parametrize("estimate", ["mean", "median"])
+def test_a_score_is_the_number_that_the_recipe_asks_of_its_distribution(
+    student: Student, tokenizer: Any, answer: str, estimate: str
+) -> None:
+    fields: Fields = {
+        "score": FieldSpec(kind="score", estimate=estimate),
+        "half": FieldSpec(kind="score", max=5, step=0.5, estimate=estimate),
+    }
+    plan: Any = SlotPlan(fields, tokenizer).places if answer == "slots" else AnswerPlan(fields, tokenizer).slots
+    lean = answered(engine_of(student, tokenizer, fields, answer, whole=False), examples(TEXTS[:4]))
+    for name, prediction in answered(engine_of(student, tokenizer, fields, answer), examples(TEXTS[:4])).items():
+        for slot in plan:
+            assert prediction.answer[slot.name] == decide(slot.spec, slot.values, prediction.probabilities[slot.name])
+        assert lean[name].answer == pytest.approx(prediction.answer, abs=0.011), "everything that the answer hangs on was asked"
+
+
+# with texts and without
+
+
+def written_greedily(base: Path, tokenizer: Any, context: list[int], plan: AnswerPlan) -> dict[str, Any]:
+    """Open fields behind a context, one token at a time, each by forwarding everything anew with mlx-lm's own model."""
+    grammars, out = Grammars(tokenizer, VOCABULARY), {}
+    for slot in plan.slots:
+        grammar, tokens = grammars.compile(slot.spec), list[int]()
+        context = [*context, *slot.before]
+        while not grammar.over:
+            if forced := grammar.forced():
+                tokens += forced
+                continue
+            bits = np.unpackbits(grammars.masks([grammar]).view(np.uint8), bitorder="little")[:VOCABULARY].astype(bool)
+            logits = np.where(bits, forwarded_whole(base, [*context, *tokens])[-1], -np.inf)
+            grammar.consume(int(np.argmax(logits)))
+            tokens.append(int(np.argmax(logits)))
+        context += tokens
+        out[slot.name] = json.loads(grammars.text(tokens))
+    return out
+
+
+@pytest.mark.parametrize("forward", [9, 2048])
+def test_texts_are_written_behind_the_codes_of_the_values_that_were_read(
+    base: Path, student: Student, tokenizer: Any, forward: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student, "capacity", lambda: Capacity(forward, 1 << 12))
+    engine = engine_of(student, tokenizer, BEHIND, "slots")
+    plan = SlotPlan(BEHIND, tokenizer)
+    closed = answered(engine_of(student, tokenizer, BEHIND, "slots", texts=False), examples(TEXTS))
+    for (name, prediction), text in zip(answered(engine, examples(TEXTS)).items(), TEXTS, strict=True):
+        assert problems(answer_schema(BEHIND), prediction.answer) == []
+        assert {field: prediction.answer[field] for field in ("score", "flag")} == closed[name].answer
+        assert list(prediction.answer) == list(BEHIND)
+        if text == "Low.":
+            context = [*map(int, engine._prompt.ids(text)[0]), *map(int, plan.scaffold), *map(int, plan.codes(prediction.answer))]
+            assert plan.texts is not None
+            written = written_greedily(base, tokenizer, context, plan.texts)
+            assert prediction.answer["why"] == ended(written["why"], 12)
+            assert prediction.answer["marks"] == [ended(mark, 4) for mark in written["marks"]]
+
+
+def test_without_texts_the_values_are_what_they_were_with_them(student: Student, tokenizer: Any) -> None:
+    for answer in ("json", "slots"):
+        both = [answered(engine_of(student, tokenizer, BEHIND, answer, texts=texts), examples(TEXTS)) for texts in (True, False)]
+        for name, prediction in both[1].items():
+            assert list(prediction.answer) == ["score", "flag"]
+            for field in prediction.answer:
+                assert prediction.answer[field] == both[0][name].answer[field]
+                assert prediction.probabilities[field] == pytest.approx(both[0][name].probabilities[field], abs=1e-5)
+
+
+def test_texts_that_other_fields_were_learned_behind_cannot_be_left_out(student: Student, tokenizer: Any) -> None:
+    with pytest.raises(RecipeError, match="cannot be left out"):
+        engine_of(student, tokenizer, EVERY_KIND, texts=False)
+
+
+# samples
+
+
+def sampled(student: Student, tokenizer: Any, fields: Fields, rows: Sequence[Example], **ways: Any) -> dict[str, Prediction]:
+    return answered(engine_of(student, tokenizer, fields, **{"samples": 5, "temperature": 0.8, "seed": 3, **ways}), rows)
+
+
+def test_samples_of_a_row_follow_from_the_seed_and_from_nothing_around_it(
+    student: Student, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = examples(TEXTS)
+    together = sampled(student, tokenizer, EVERY_KIND, rows)
+    assert all(problems(answer_schema(EVERY_KIND), prediction.answer) == [] for prediction in together.values())
+    monkeypatch.setattr(student, "capacity", lambda: Capacity(64, 200))
+    for way in (sampled(student, tokenizer, EVERY_KIND, rows[::-1]), sampled(student, tokenizer, EVERY_KIND, rows[1:2])):
+        for name, prediction in way.items():
+            assert prediction.answer == together[name].answer
+            assert prediction.confidence == pytest.approx(together[name].confidence, abs=1e-4)
+    other = sampled(student, tokenizer, EVERY_KIND, rows, seed=4)
+    assert any(other[name].answer != prediction.answer for name, prediction in together.items())
+
+
+def test_a_first_field_s_vote_is_its_own_distribution_and_later_ones_average_over_what_was_drawn(
+    base: Path, student: Student, tokenizer: Any
+) -> None:
+    """The first field hangs on nothing that was drawn. Of the second, many samples come to what summing over the first would give."""
+    fields: Fields = {"flag": FieldSpec(kind="flag"), "kind": FieldSpec(kind="choice", choices=("a", "b"))}
+    rows = examples(TEXTS[1:2])
+    greedy, drawn = (
+        answered(engine_of(student, tokenizer, fields), rows),
+        sampled(student, tokenizer, fields, rows, samples=400, temperature=1.0),
+    )
+    assert drawn["r0"].probabilities["flag"] == pytest.approx(greedy["r0"].probabilities["flag"], abs=1e-5)
+    plan, prompt = AnswerPlan(fields, tokenizer), engine_of(student, tokenizer, fields)._prompt
+    summed = np.zeros(2)
+    for probability, value in zip(drawn["r0"].probabilities["flag"], plan.slots[0].tokens, strict=True):
+        context = [*map(int, prompt.ids(rows[0].text)[0]), *plan.slots[0].before, *value, *plan.slots[1].before]
+        summed += probability * np.array(by_brute_force(base, context, plan.slots[1].tokens))
+    assert drawn["r0"].probabilities["kind"] == pytest.approx(summed, abs=0.02)
+    assert drawn["r0"].confidence["kind"] == max(drawn["r0"].probabilities["kind"])
+
+
+def test_the_vote_takes_the_texts_of_the_sample_that_agrees_with_it() -> None:
+    fields: Fields = {"flag": FieldSpec(kind="flag"), "why": FieldSpec(kind="text")}
+    example = examples(["x"])[0]
+    rows = []
+    for flag, why, sure in ((False, "low", 0.6), (True, "high", 0.2), (True, "high", 0.3)):
+        row = Row(example, np.zeros(1, np.int32), False, answer={"flag": flag, "why": why})
+        row.probabilities["flag"] = [sure, 1 - sure]
+        rows.append(row)
+    voted = vote(rows, fields)
+    assert voted.answer == {"flag": True, "why": "high"}
+    assert voted.confidence == {"flag": pytest.approx(1 - 1.1 / 3), "why": pytest.approx(2 / 3)}
+
+
+def test_lower_temperatures_agree_more(student: Student, tokenizer: Any) -> None:
+    rows = examples(TEXTS[:3])
+    cold, hot = (sampled(student, tokenizer, CLOSED, rows, temperature=t) for t in (0.2, 2.0))
+    for name in cold:
+        assert sum(cold[name].confidence.values()) > sum(hot[name].confidence.values())
+    greedy = answered(engine_of(student, tokenizer, {"flag": CLOSED["flag"]}), rows)
+    drawn = sampled(student, tokenizer, {"flag": CLOSED["flag"]}, rows, temperature=0.5)
+    for name, prediction in drawn.items():
+        squared = np.square(greedy[name].probabilities["flag"])
+        assert prediction.probabilities["flag"] == pytest.approx(squared / squared.sum(), abs=1e-4)
+
+
+def test_a_line_of_json_holds_what_was_voted(student: Student, tokenizer: Any) -> None:
+    prediction = sampled(student, tokenizer, BEHIND, examples(TEXTS[:1]))["r0"]
+    assert json.loads(AnswerPlan(BEHIND, tokenizer).render(prediction.answer)) == prediction.answer
+
+
+def test_a_text_at_its_limit_ends_with_a_word(student: Student, tokenizer: Any) -> None:
+    fields: Fields = {"why": FieldSpec(kind="text", max_chars=12), "marks": FieldSpec(kind="list", max_items=2, max_chars=12)}
+    found = sampled(student, tokenizer, fields, examples(TEXTS), samples=2, temperature=3.0).values()
+    texts = [text for prediction in found for text in (prediction.answer["why"], *prediction.answer["marks"])]  # type: ignore[misc]
+    assert all(len(text) <= 12 and ended(text, 12) == text for text in texts)
+    assert any(text.endswith("…") for text in texts), "at that temperature hardly any text ends by itself"

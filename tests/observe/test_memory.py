@@ -1,0 +1,32 @@
+"""A process's memory is its own: not that of whoever started it, and not what it was before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from mlx_distill.observe.memory import largest_bytes, resident_bytes
+
+CHILD = """
+from mlx_distill.observe.memory import largest_bytes
+before = largest_bytes()
+block = b"x" * (40 << 20)
+grown = largest_bytes()
+del block
+print(before, grown, largest_bytes())
+"""
+
+
+def test_the_most_there_ever_was_stays_when_it_is_gone_and_is_not_the_parent_s() -> None:
+    """The parent holds 300 MB more than the child ever does."""
+    block = b"x" * (300 << 20)
+    out = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True).stdout
+    before, grown, after = map(int, out.split())
+    assert grown - before > 35 << 20
+    assert after > grown - (4 << 20), "the kernel counts pages by the batch"
+    assert after < len(block) < largest_bytes()
+
+
+def test_what_is_held_now_is_no_more_than_there_ever_was() -> None:
+    now = resident_bytes()
+    assert now is not None and 0 < now <= largest_bytes()
