@@ -22,6 +22,7 @@ from mlx_distill.errors import BackendError, CheckpointError, DoesNotFit, Output
 from mlx_distill.files import atomic_folder, refuse_taken, write_bytes, write_text
 from mlx_distill.models import packed
 from mlx_distill.models.checkpoint import INDEX, Checkpoint, open_checkpoint
+from mlx_distill.models.hub import name_of
 from mlx_distill.models.license import declared
 from mlx_distill.models.packed import BITS, DTYPES, GROUP_SIZES, Packing, Plan
 from mlx_distill.models.tensors import tensor_file
@@ -116,7 +117,12 @@ def _check_settings(bits: int | None, group_size: int, dtype: str | None) -> Non
 def _source_card(checkpoint: Checkpoint, origin: str | None, revision: str | None) -> dict[str, Any]:
     hashes = {path.name: _content_hash(path) for path in checkpoint.files}
     source_hash = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
-    return {"format": FORMAT, "source": origin or checkpoint.folder.name, "revision": revision, "source_hash": source_hash}
+    return {
+        "format": FORMAT,
+        "source": name_of(origin) if origin else checkpoint.folder.name,
+        "revision": revision,
+        "source_hash": source_hash,
+    }
 
 
 def _write(checkpoint: Checkpoint, out: Path, asked: Packing, backend: Backend, card: Mapping[str, Any]) -> Converted:

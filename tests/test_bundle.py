@@ -200,6 +200,15 @@ def test_a_bundle_cut_off_anywhere_names_what_is_missing(file: Path) -> None:
         assert not cut or length < starts[2][0] or found.keys() >= set(cut), (length, found)
 
 
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+def test_a_bundle_cut_off_says_how_many_bytes_are_missing(file: Path, share: float) -> None:
+    whole = file.read_bytes()
+    length = max(int(len(whole) * share), len(bundle.verify(file)[0].head))
+    file.write_bytes(whole[:length])
+    said = {fault.part: fault.what for fault in bundle.verify(file)[1]}
+    assert said["end"] == f"the bundle is cut off: {len(whole) - length:,} bytes are missing"
+
+
 def test_a_header_of_zeros_costs_that_part_alone(file: Path) -> None:
     """As a bad sector leaves it: zeros also mark an archive's end."""
     whole = file.read_bytes()

@@ -227,6 +227,16 @@ def test_tokenizer_and_licence_are_copied_byte_for_byte_and_all_files_are_hashed
     assert str(tmp_path) not in (done.out / "base.json").read_text()
 
 
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("someone/model", "someone/model"), ("/models/of/mine/tiny", "tiny"), ("../models/tiny", "tiny"), ("~/tiny/", "tiny")],
+)
+def test_the_card_holds_no_path_of_the_machine_that_converted(tmp_path: Path, backend: Backend, model: str, name: str) -> None:
+    source = make_checkpoint(tmp_path / "source", num_hidden_layers=1, tokenizer=False)
+    done = convert(source, tmp_path / "ours", backend=backend, origin=model)
+    assert json.loads((done.out / "base.json").read_text())["source"] == name
+
+
 def test_the_figures_are_those_of_the_files(tmp_path: Path, backend: Backend) -> None:
     source = make_checkpoint(tmp_path / "source")
     done = convert(source, tmp_path / "ours", backend=backend, bits=8)

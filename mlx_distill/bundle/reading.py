@@ -135,7 +135,7 @@ def faults(stream: BinaryIO, manifest: Manifest, receive: Receive = nowhere) -> 
             yield _additional(entry, seen)
             _skip(stream, entry)
     yield from (Fault(part.name, "missing", "it is missing") for part in parts)
-    yield from _rest(stream, seen)
+    yield from _rest(stream, seen, manifest.size)
 
 
 def _content(stream: BinaryIO, part: Part, receive: Receive) -> Iterator[Fault]:
@@ -206,8 +206,8 @@ def _skip(stream: BinaryIO, entry: Entry) -> None:
         stream.seek(min(behind, stream.seek(0, os.SEEK_END)))
 
 
-def _rest(stream: BinaryIO, seen: set[str]) -> Iterator[Fault]:
-    """Entries behind the last part, and whatever is not the end of a bundle."""
+def _rest(stream: BinaryIO, seen: set[str], whole: int) -> Iterator[Fault]:
+    """Entries behind the last part, and whatever is not the end of a bundle that has `whole` bytes."""
     while True:
         start = stream.tell()
         entry = layout.read_entry(stream)
@@ -223,6 +223,7 @@ def _rest(stream: BinaryIO, seen: set[str]) -> Iterator[Fault]:
         more = stream.seek(0, os.SEEK_END) - start - len(END)
         yield Fault("end", "additional", f"{more:,} bytes stand behind the end of the bundle")
     elif len(end) < len(END):
-        yield Fault("end", "missing", f"the bundle is cut off: {len(END) - len(end):,} bytes are missing")
+        wanting = max(len(END) - len(end), whole - stream.seek(0, os.SEEK_END))
+        yield Fault("end", "missing", f"the bundle is cut off: {wanting:,} bytes are missing")
     else:
         yield Fault("end", "damaged", "what marks the end of the bundle is damaged")

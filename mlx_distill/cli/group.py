@@ -100,7 +100,7 @@ def _failure(error: BaseException, *, as_json: bool) -> int:
         return _usage(error, as_json=as_json)
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         what = "broken off; the last checkpoint, and all that had been written, are whole"
-        hint = "the same command goes on (train, infer: with --resume)"
+        hint = "the same command goes on; of train with --resume"
         return render.failure(Interrupted(what, hint=hint), as_json=as_json)
     if isinstance(error, OSError):
         return render.failure(_from_system(error), as_json=as_json)

@@ -18,6 +18,7 @@ from mlx_distill.data.seen import Seen
 from mlx_distill.data.sources import SourceRow
 from mlx_distill.data.split import SplitRow, split
 from mlx_distill.errors import DataError
+from mlx_distill.observe.progress import amount
 from mlx_distill.recipe.schema import DataSpec, SourceSpec, SplitSpec, TaskSpec
 from mlx_distill.records import BadRow, Example
 from mlx_distill.task import rubric
@@ -77,10 +78,10 @@ class Reader:
         return Example(name, row.record, text, found, row.line, row.file)
 
     def _id(self, record: Mapping[str, Any]) -> str:
-        """The column `id`; without one (or where that column is a label) the content's hash, and which copy of it this is."""
+        """The column `id`, a list or a record as JSON; without one (or where it is a label) the content's hash, and which copy it is."""
         given = None if self._id_is_a_label else record.get("id")
-        if given is not None and given == given and str(given).strip():  # NaN, which is no id either, differs from itself
-            return str(given)
+        if not _is_empty(given) and given == given:  # NaN, which is no id either, differs from itself
+            return json.dumps(given, ensure_ascii=False, default=str) if isinstance(given, (list, dict, bool)) else str(given)
         content = json.dumps(record, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
         digest = hashlib.sha256(content).hexdigest()[:16]
         copy = (self._copies.get(digest) or 0) + 1
@@ -173,9 +174,11 @@ def divide(task: TaskSpec, spec: SplitSpec, rows: Sequence[Example], path: Path)
     empty = [name for name, share in (("train", spec.train), ("valid", spec.valid), ("test", spec.test)) if share and not chosen[name]]
     if empty:
         groups = len({row.group for row in keyed}) if spec.group_by else len(rows)
-        what = f"{groups} groups of {spec.group_by!r}" if spec.group_by else f"{groups} rows"
+        what = f"{amount(groups, 'groups')} of {spec.group_by!r}" if spec.group_by else amount(groups, "rows")
         raise DataError(
-            f"{what} are too few: nothing is left for {' and '.join(empty)}", file=path, hint="more rows, or other shares in data.split"
+            f"{what} {'is' if groups == 1 else 'are'} too few: nothing is left for {' and '.join(empty)}",
+            file=path,
+            hint="more rows, or other shares in data.split",
         )
     return chosen
 

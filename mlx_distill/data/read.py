@@ -36,6 +36,8 @@ def by_name(path: Path, *, format: str | None = None, delimiter: str | None = No
         return SourceSpec(kind=kinds.pop(), path=str(path), delimiter=delimiter)
     if kinds:
         raise DataError(f"the folder has files of several kinds: {', '.join(sorted(kinds))}", hint="name one of them", file=path)
+    if path.is_dir() and not any(path.iterdir()):
+        raise DataError("the folder is empty", hint="put files into it, or name a file", file=path)
     raise _unknown(path)
 
 
@@ -81,4 +83,6 @@ def _unknown(path: Path) -> DataError:
     streamed = ", ".join(f"*.{name}" for name in _streamed())
     others = ", ".join(f"*.{name}" for name in formats() if name not in _streamed())
     hint = f"known are {streamed}, packed too (.gz, .zst), and {others}; a folder of them is one source"
+    if not path.is_dir():
+        hint += "; of another name? infer reads it as what --format says it is"
     return DataError(f"no kind of source reads {path.name}", hint=hint, file=path)

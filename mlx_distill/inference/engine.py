@@ -71,11 +71,14 @@ class Engine:
             self._program = Writer(self._plan, tokenizer, student.vocabulary, self.counts, self._way, self._answered)
         self._sessions: dict[bool, Session] = {}
 
-    def stream(self, examples: Iterable[Example]) -> Iterator[Prediction | BadRow]:
-        """A prediction for each example, or why there is none, as they are done. Examples are taken a window at a time."""
+    def stream(self, examples: Iterable[Example | BadRow]) -> Iterator[Prediction | BadRow]:
+        """A prediction for each example, or why there is none, as they are done. Examples are taken a window at a time.
+
+        A row that is bad already comes back as it is, in its place among the others: an endless stream of them takes no memory either.
+        """
         yield from (result for _, result in self._numbered(examples))
 
-    def answers(self, examples: Sequence[Example]) -> Iterator[Prediction | BadRow]:
+    def answers(self, examples: Sequence[Example | BadRow]) -> Iterator[Prediction | BadRow]:
         """The same in the order of the examples."""
         out = dict(self._numbered(examples))
         yield from (out[number] for number in range(len(examples)))
@@ -84,7 +87,7 @@ class Engine:
         """Drop what was computed with the student's weights: of one that goes on learning it would be another's."""
         self._sessions.clear()
 
-    def _numbered(self, examples: Iterable[Example]) -> Iterator[tuple[int, Prediction | BadRow]]:
+    def _numbered(self, examples: Iterable[Example | BadRow]) -> Iterator[tuple[int, Prediction | BadRow]]:
         numbers: dict[int, int] = {}
         """Of each row that is being answered, by its task's identity."""
         bad: list[tuple[int, BadRow]] = []
@@ -98,7 +101,7 @@ class Engine:
             for window in windows:
                 shared: list[Task] = []
                 for number, example in window:
-                    made = self._task_of(example)
+                    made = example if isinstance(example, BadRow) else self._task_of(example)
                     if isinstance(made, BadRow):
                         bad.append((number, made))
                     else:
@@ -146,13 +149,13 @@ class Engine:
         return Prediction(row.example.id, answer, sure, whole, overall, tier, row.trimmed, row.forwarded)
 
 
-def _windows(examples: Iterable[Example]) -> Iterator[list[tuple[int, Example]]]:
+def _windows(examples: Iterable[Example | BadRow]) -> Iterator[list[tuple[int, Example | BadRow]]]:
     """Some examples at a time, with their numbers."""
-    window: list[tuple[int, Example]] = []
+    window: list[tuple[int, Example | BadRow]] = []
     chars = 0
     for number, example in enumerate(examples):
         window.append((number, example))
-        chars += len(example.text)
+        chars += 0 if isinstance(example, BadRow) else len(example.text)
         if len(window) == WINDOW or chars >= WINDOW_CHARS:
             yield window
             window, chars = [], 0

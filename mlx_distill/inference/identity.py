@@ -21,7 +21,9 @@ from mlx_distill.files import write_json
 from mlx_distill.inference.output import Places, there_already
 
 Document = dict[str, Any]
-VERSION = 1
+VERSION = 2
+FLAGS = {"texts": "--no-text", "kind": "--format"}
+"""Options that are typed by another name than they are kept under."""
 SHOWN = 8
 """Changes that are listed; of the others the number is said."""
 
@@ -133,9 +135,20 @@ def _changes(before: Document, now: Document) -> Iterator[str]:
     else:
         for name in old:
             yield from _differences(old[name], new[name], f"{name}: ")
-    yield from _differences(before["options"], now["options"], "")
+    yield from _differences(_typed(before["options"]), _typed(now["options"]), "")
     if (kinds := [_kind(it["input"]) for it in (before, now)])[0] != kinds[1]:
         yield f"input: {kinds[0]} -> {kinds[1]}"
+
+
+def _typed(options: Mapping[str, Any]) -> Document:
+    """Options as they are typed. Texts are what --no-text leaves out.
+
+    >>> _typed({"samples": 5, "texts": False, "distributions": True, "delimiter": None})
+    {'--samples': 5, '--no-text': 'given', '--distributions': 'given', '--delimiter': None}
+    """
+    given = {True: "given", False: "not given"}
+    said = {key: (not value if key == "texts" else value) for key, value in options.items()}
+    return {FLAGS.get(key, f"--{key}"): given[value] if isinstance(value, bool) else value for key, value in said.items()}
 
 
 def _kind(known: Mapping[str, Any] | None) -> str:

@@ -19,6 +19,7 @@ from mlx_distill.inference.journal import Journal, lines_of
 from mlx_distill.inference.output import Places, distributions, reject_key, reject_line, result_key, result_line
 from mlx_distill.inference.tally import Tally
 from mlx_distill.observe.progress import Step as Bar
+from mlx_distill.observe.progress import amount
 from mlx_distill.recipe.schema import FieldSpec
 from mlx_distill.records import BadRow, Example, Prediction
 
@@ -28,13 +29,23 @@ TURN = 512
 
 @dataclass(slots=True)
 class Done:
-    """`rows` of the input; the others count answers, so that of S students done + rejected + skipped = S * rows."""
+    """`rows` of the input; done, rejected and skipped count answers, so that of S students their sum is S * rows."""
 
     rows: int = 0
     done: int = 0
     rejected: int = 0
     skipped: int = 0
-    """Rows that an earlier run had answered or rejected."""
+    """What an earlier run had answered or rejected."""
+    rejected_before: int = 0
+    """Those of `skipped` that it had rejected."""
+    rejected_rows: int = 0
+    """Rows of the input that were rejected in this run, by however many students."""
+    rows_per_hour: int | None = None
+    """See `Tally`."""
+
+    @property
+    def answered_before(self) -> int:
+        return self.skipped - self.rejected_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +71,23 @@ class Wanted:
 def run(asked: Sequence[Asked], places: Places, tally: Tally, bar: Bar, wanted: Wanted) -> Done:
     """Answer every row that is not answered yet. Raises DataError where more rows are rejected than `wanted` has patience for."""
     with Journal(places.lines) as results, Journal(places.rejects) as rejects:
-        job = _Job(places, results, rejects, tally, bar, wanted, several=len(asked) > 1)
+        job = _Job(places, results, rejects, tally, bar, wanted, len(asked))
         turn = TURN if len(asked) > 1 else None
         more = True
         while more:
             more = sum(job.answer(student, turn) for student in asked) > 0 and turn is not None
-    job.done.rows = job.read // len(asked)
+    job.done.rows, job.done.rows_per_hour = job.read // len(asked), tally.rows_per_hour
     return job.done
 
 
 class _Job:
-    def __init__(self, places: Places, results: Journal, rejects: Journal, tally: Tally, bar: Bar, wanted: Wanted, *, several: bool):
+    def __init__(self, places: Places, results: Journal, rejects: Journal, tally: Tally, bar: Bar, wanted: Wanted, students: int):
         self._places, self._results, self._rejects, self._tally, self._bar = places, results, rejects, tally, bar
-        self._wanted, self._several = wanted, several
+        self._wanted, self._students, self._several = wanted, students, students > 1
         self.done, self.read = Done(), 0
-        self._answered, self._refused, self._before = Seen(), Seen(), 0
+        self._answered, self._refused = Seen(), Seen()
+        self._bad_rows, self._bad = Seen(), 0
+        """Rows of the input that were rejected, by any student and in any run, and their number."""
         self._files: dict[str, str | None] = {}
         """Of rows that are being answered."""
         self._recall()
@@ -97,8 +110,8 @@ class _Job:
             self._tally.recall(line.get("task") or "", line.get("tier"))
         for line in lines_of(self._places.rejects):
             self._refused.put(reject_key(line))
+            self._is_new(line)
             self._tally.recall_reject()
-            self._before += 1
 
     def _open(self, student: Asked, rows: Iterator[Example | BadRow]) -> Iterator[Example]:
         """The rows that are still to be answered, one by one as the engine asks for them."""
@@ -107,19 +120,29 @@ class _Job:
             self.read += 1
             if isinstance(row, BadRow):
                 self._reject(student, row)
-            elif self._is_done(row, task):
-                self._skip()
+            elif result_key({"id": row.id, "task": task}) in self._answered:
+                self._skip(rejected=False)
+            elif self._was_rejected(row, task):
+                self._skip(rejected=True)
             else:
                 self._files[row.id] = row.file
                 yield row
 
-    def _is_done(self, row: Example, task: str | None) -> bool:
-        if result_key({"id": row.id, "task": task}) in self._answered:
-            return True
+    def _was_rejected(self, row: Example, task: str | None) -> bool:
         return reject_key(reject_line(BadRow("", row.line, row.id, row.file), self._wanted.folder, task)) in self._refused
 
-    def _skip(self) -> None:
+    def _is_new(self, line: Mapping[str, Any]) -> bool:
+        """Whether no student has rejected this row before. It is counted now."""
+        key = reject_key({**line, "task": None})
+        if key in self._bad_rows:
+            return False
+        self._bad_rows.put(key)
+        self._bad += 1
+        return True
+
+    def _skip(self, *, rejected: bool) -> None:
         self.done.skipped += 1
+        self.done.rejected_before += rejected
         self._tally.skipped()
         self._advance()
 
@@ -135,20 +158,24 @@ class _Job:
     def _reject(self, student: Asked, bad: BadRow) -> None:
         line = reject_line(bad, self._wanted.folder, student.name if self._several else None)
         if reject_key(line) in self._refused:
-            self._skip()
+            self._skip(rejected=True)
             return
         self._rejects.write(line)
+        new = self._is_new(line)
         self.done.rejected += 1
-        self._tally.rejected(bad, _place(line))
+        self.done.rejected_rows += new
+        self._tally.rejected(bad, _place(line), again=not new)
         self._advance()
         most = self._wanted.max_rejects
-        if most is not None and (count := self._before + self.done.rejected) > most:
-            message = f"{count:,} rows were rejected, more than --max-rejects {most} allows; the last, {_place(line)}: {bad.reason}"
-            hint = f"they stand in {self._places.rejects}; --resume with a higher --max-rejects, or without, goes on"
+        if most is not None and self._bad > most:
+            were = f"{amount(self._bad, 'rows')} {'was' if self._bad == 1 else 'were'} rejected"
+            message = f"{were}, more than --max-rejects {most} allows; the last, {_place(line)}: {bad.reason}"
+            hint = f"see {self._places.rejects}; --resume with a higher --max-rejects, or without, goes on"
             raise DataError(message, file=bad.file, line=bad.line, hint=hint)
 
     def _advance(self) -> None:
-        self._bar.advance(1, **self._tally.figures())
+        passed = self.done.done + self.done.rejected + self.done.skipped
+        self._bar.advance(int(passed % self._students == 0), **self._tally.figures())
 
 
 def _place(line: Mapping[str, Any]) -> str:

@@ -89,6 +89,11 @@ def refuse(source: Path, output: Path, *, resume: bool) -> None:
         raise OutputError("OUTPUT is a folder", file=output, hint="name a new file in it, such as answers.jsonl")
     if any(file.exists() and source.exists() and file.samefile(source) for file in places.all()):
         raise OutputError("INPUT and OUTPUT are the same file", file=output, hint="name a new file, such as answers.jsonl")
+    if source.is_dir() and output.parent.resolve() == source.resolve():
+        hint = f"name a file outside of it, such as {source.resolve().parent / output.name}"
+        raise OutputError(
+            "OUTPUT lies in the folder that is INPUT: the next reading would take results and rejects for texts", file=output, hint=hint
+        )
     if output.suffix.lower() not in LINES + TYPED:
         called = f"{output.suffix} files" if output.suffix else "a file without a suffix"
         hint = "let its name end in .jsonl or .parquet"

@@ -44,6 +44,18 @@ def commit_of(folder: Path) -> str | None:
     return folder.name if folder.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", folder.name) else None
 
 
+def name_of(model: str) -> str:
+    """What a model is called away from this machine: a hub id as it is, a local folder by its name alone.
+
+    >>> name_of("Qwen/Qwen2.5-0.5B"), name_of("/home/me/models/tiny"), name_of("../tiny/")
+    ('Qwen/Qwen2.5-0.5B', 'tiny', 'tiny')
+    """
+    if not model.startswith(("/", ".", "~")):
+        return model
+    path = Path(model).expanduser()
+    return (path.resolve() if path.name in ("", "..") else path).name
+
+
 def _folder(model: str, relative_to: Path | None) -> Path | None:
     """None where the text cannot be a path at all."""
     if not model.strip() or "\0" in model:

@@ -19,6 +19,8 @@ SECONDS_BETWEEN_LINES = 5.0
 SHARE_BETWEEN_LINES = 0.1
 LONGEST_SILENCE = 60.0
 SECONDS_BETWEEN_DRAWINGS = 0.1
+AHEAD = ("left",)
+"""Figures of what is to come: none once a step is over."""
 LINE = 110
 """Columns of a line of words where nobody says how wide it may be."""
 
@@ -33,6 +35,15 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def amount(n: int, unit: str) -> str:
+    """`unit` in the plural.
+
+    >>> amount(1, "rows"), amount(2500, "rows"), amount(3, "")
+    ('1 row', '2,500 rows', '3')
+    """
+    return f"{n:,} {unit.removesuffix('s') if n == 1 else unit}".rstrip()
 
 
 class Progress:
@@ -117,6 +128,7 @@ class Progress:
         if self._bars is not None:
             self._bars.remove_task(step.task)
         self._close_screen()
+        step.close()
         how = "done in" if done else "stopped after"
         self.say(", ".join([f"{step.title}: {how} {duration(self._clock() - step.began)}", *step.figures()]))
 
@@ -176,11 +188,16 @@ class Step:
     def counted(self) -> str:
         of = f"{self.count:,} of {self.total:,}" if self.total is not None else f"{self.count:,}"
         share = f" ({100 * self.count // self.total} %)" if self.total else ""
-        return of + (f" {self.unit}" if self.unit else "") + share
+        unit = amount(self.count if self.total is None else self.total, self.unit).partition(" ")[2]
+        return of + (f" {unit}" if unit else "") + share
+
+    def close(self) -> None:
+        for name in AHEAD:
+            self._figures.pop(name, None)
 
     def figures(self, *, counted: bool = True) -> list[str]:
         """What was counted, and the figures of the last `advance`, each as "name value"."""
-        count = [f"{self.count:,} {self.unit}".strip()] if counted and self.count else []
+        count = [amount(self.count, self.unit)] if counted and self.count else []
         return count + [f"{name} {_figure(value)}" for name, value in self._figures.items() if value is not None]
 
 

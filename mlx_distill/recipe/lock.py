@@ -42,7 +42,11 @@ def recipe_hash(recipe: Recipe) -> str:
 
 def write_lock(path: Path, recipe: Recipe, *, facts: Mapping[str, Any]) -> None:
     """`facts` is plain: mappings, lists, texts, numbers. Atomic."""
-    write_text(path, _HEAD + dump({"recipe": resolved(recipe), "locked": dict(facts)}))
+    write_text(path, lock_text(recipe, facts=facts))
+
+
+def lock_text(recipe: Recipe, *, facts: Mapping[str, Any]) -> str:
+    return _HEAD + dump({"recipe": resolved(recipe), "locked": dict(facts)})
 
 
 def read_lock(path: Path) -> tuple[Recipe, dict[str, Any]]:

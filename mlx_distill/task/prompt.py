@@ -5,9 +5,11 @@ It renders strings and token ids. It knows nothing of answers, labels or files.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -59,22 +61,34 @@ def fill(template: str, record: Mapping[str, Any]) -> str:
 
 def load_tokenizer(base: Path) -> Any:
     """A base's own tokenizer. Raises CheckpointError."""
-    from transformers import AutoTokenizer
-    from transformers.utils import logging
+    with _no_advice():
+        from transformers import AutoTokenizer
+        from transformers.utils import logging as remarks
 
     if not any((base / name).is_file() for name in FILES):
         raise CheckpointError("there is no tokenizer in it", file=base, hint=f"it lies in {FILES[0]}, beside the weights")
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # its remarks on long texts and absent frameworks are not the user's concern
+    level = remarks.get_verbosity()
+    remarks.set_verbosity_error()  # its remarks on long texts and absent frameworks are not the user's concern
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"the tokenizer cannot be read: {error}", file=base) from None
     finally:
-        logging.set_verbosity(level)
+        remarks.set_verbosity(level)
     if not tokenizer.is_fast:
         raise CheckpointError("the tokenizer does not say where its tokens stand in a text", file=base, hint="it needs a tokenizer.json")
     return tokenizer
+
+
+@contextlib.contextmanager
+def _no_advice() -> Iterator[None]:
+    """Where transformers is imported: it would warn that PyTorch, which nothing here needs, is not there."""
+    logger = logging.getLogger("transformers")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 class Prompt:

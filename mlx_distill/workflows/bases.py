@@ -23,14 +23,16 @@ def base_of(setting: Setting, recipe: Recipe, backend: Backend) -> tuple[Path, D
     spec = recipe.base
     with setting.progress.step("base") as step:
         source = locate(spec.model, spec.revision)
+        commit = commit_of(source)
         folder, made = cached_base(
             source, bits=spec.bits, group_size=spec.group_size, dtype=spec.dtype, backend=backend,
-            origin=spec.model, revision=commit_of(source), cache=setting.cache / "bases",
+            origin=spec.model, revision=commit, cache=setting.cache / "bases",
         )  # fmt: skip
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         step.advance(0, converted="now" if made else "before", parameters=card["parameters"])
-    kept = ("source", "revision", "source_hash", "family", "parameters", "bits", "group_size", "bits_per_weight")
-    return folder, {"key": folder.name, **{name: card.get(name) for name in kept}}
+    kept = ("source_hash", "family", "parameters", "bits", "group_size", "bits_per_weight")
+    # Of the same content there is one base; its card has the name by which it was converted first, and that may be another recipe's.
+    return folder, {"key": folder.name, "source": spec.model, "revision": commit, **{name: card.get(name) for name in kept}}
 
 
 def base_of_run(setting: Setting, run: Run, recipe: Recipe, facts: Mapping[str, Any], backend: Backend) -> Path:
@@ -71,14 +73,18 @@ def _own(run: Run, recipe: Recipe, locked: Mapping[str, Any]) -> Path:
 
 def _made_again(setting: Setting, run: Run, recipe: Recipe, locked: Mapping[str, Any], backend: Backend) -> tuple[Path, Document]:
     """Of the revision that was locked. A bundle without its base may be far from where that lies, so its error says all that is needed."""
-    revision = recipe.base.revision if Path(recipe.base.model).is_absolute() else recipe.base.revision or locked.get("revision")
-    recipe = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, revision=revision))
+    model, bundled = Path(recipe.base.model), (run.path / "manifest.json").is_file()
+    if bundled and model.is_absolute() and not model.is_dir():
+        model = Path.cwd() / model.name  # a bundle knows the name of a folder, and not where it lies
+    revision = recipe.base.revision if model.is_absolute() else recipe.base.revision or locked.get("revision")
+    recipe = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, model=str(model), revision=revision))
     try:
         return base_of(setting, recipe, backend)
     except CheckpointError as error:
-        if not (run.path / "manifest.json").is_file():
+        if not bundled:
             raise
-        hint = f"take the bundle that has its base; or bring this one into the cache: {_named(locked)}"
+        where = "put its folder into the working folder" if model.is_absolute() else "bring this one into the cache"
+        hint = f"take the bundle that has its base; or {where}: {_named(locked)}"
         raise CheckpointError(f"the bundle was made without its base: {error.message}", file=run.path, hint=hint) from None
 
 

@@ -1,12 +1,13 @@
 """A Run made into a Bundle: which of its files go with it, and which do not.
 
     goes                                                       stays at home
-    recipe.lock.yaml   byte for byte                           predictions.jsonl, events.jsonl   rows' answers; samples with their texts
+    recipe.lock.yaml   its base by name                        predictions.jsonl, events.jsonl   rows' answers; samples with their texts
     adapter/           what was learned                        split.json                        the rows' ids
     report.json, .html without rows' texts, answers, ids       checkpoints/                      the optimizer's state
     base/, or tokenizer/ alone                                 reports on other data
 
-No text of a row is in a bundle, no id, and no path but those of the lock. What an adapter remembers of its rows, no file can tell.
+No text of a row is in a bundle, no id, and no path but those of the lock's data. A base that is a local folder is called by its name
+alone, as this Run calls it, whoever filled the cache. What an adapter remembers of its rows, no file can tell.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_distill.errors import BundleError, CheckpointError
-from mlx_distill.recipe.lock import recipe_hash
+from mlx_distill.models.hub import name_of
+from mlx_distill.recipe.lock import lock_text, recipe_hash
 from mlx_distill.recipe.schema import Recipe
 from mlx_distill.training.run import Run
 from mlx_distill.workflows.bases import base_of_run
@@ -78,7 +80,7 @@ def verify(setting: Setting, file: Path) -> Document:
 def _document(file: Path, manifest: Any) -> Document:
     names = ("name", "base", "licenses", "wheels", "left_out")
     told = {name: manifest.facts.get(name) for name in names}
-    return {"bundle": str(file), "bytes": manifest.size, "parts": len(manifest.parts), "manifest_sha256": manifest.identity, **told}
+    return {"bundle": str(file), "bytes": file.stat().st_size, "parts": len(manifest.parts), "manifest_sha256": manifest.identity, **told}
 
 
 # The parts
@@ -90,12 +92,13 @@ def _parts(
     """Name: content; and what the manifest tells of them."""
     with setting.progress.step("collect"):
         place = base_of_run(setting, run, recipe, facts, setting.choose())
-        card = _card(place)
+        called = _called(recipe, facts)
+        card = _card(place) | called
         _require_sound(place, card)
     left_out: list[str] = []
-    parts: dict[str, Path | bytes] = {"recipe.lock.yaml": run.lock}
+    parts: dict[str, Path | bytes] = {"recipe.lock.yaml": _lock(recipe, facts, called)}
     parts |= {f"adapter/{path.name}": path for path in sorted(run.adapter.iterdir()) if path.is_file() and path.suffix in LEARNED}
-    parts |= dict(_report(run, recipe, left_out))
+    parts |= dict(_report(run, called, left_out))
     parts |= dict(_base(place, card, left_out, whole=base))
     texts = {f"licenses/{name}": place / name for name in _licenses(card)}
     told = {
@@ -109,6 +112,19 @@ def _parts(
         "left_out": left_out,
     }
     return parts | texts, told
+
+
+def _called(recipe: Recipe, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The base's name and revision in this Run, without the folder where it lay."""
+    is_local = Path(recipe.base.model).is_absolute()
+    return {"source": name_of(recipe.base.model), "revision": None if is_local else facts.get("base", {}).get("revision")}
+
+
+def _lock(recipe: Recipe, facts: Mapping[str, Any], called: Mapping[str, Any]) -> bytes:
+    """Who reads a lock takes `./NAME` for a folder, beside it, and never for a hub id; the recipe's hash is the same for both."""
+    model = f"./{called['source']}" if Path(recipe.base.model).is_absolute() else recipe.base.model
+    recipe = dataclasses.replace(recipe, base=dataclasses.replace(recipe.base, model=model))
+    return lock_text(recipe, facts={**facts, "base": {**facts.get("base", {}), **called}}).encode()
 
 
 def _card(base: Path) -> dict[str, Any]:
@@ -129,7 +145,7 @@ def _require_sound(base: Path, card: Mapping[str, Any]) -> None:
             raise CheckpointError("the base's file is damaged or missing", hint=hint, file=path)
 
 
-def _base(base: Path, card: Mapping[str, Any], left_out: list[str], *, whole: bool) -> Iterator[tuple[str, Path]]:
+def _base(base: Path, card: Mapping[str, Any], left_out: list[str], *, whole: bool) -> Iterator[tuple[str, Path | bytes]]:
     """All of it, or its tokenizer and its card."""
     from mlx_distill.bundle.manifest import name_fault
     from mlx_distill.convert import CARD
@@ -142,7 +158,7 @@ def _base(base: Path, card: Mapping[str, Any], left_out: list[str], *, whole: bo
         if fault := name_fault(f"{folder}/{name}"):
             left_out.append(f"{folder}/{name}: {fault}")
         else:
-            yield f"{folder}/{name}", base / name
+            yield f"{folder}/{name}", _json(card) if name == CARD else base / name
 
 
 def _licenses(card: Mapping[str, Any]) -> list[str]:
@@ -151,8 +167,8 @@ def _licenses(card: Mapping[str, Any]) -> list[str]:
     return [name for name in card["files"] if matches(Path(name), (*LICENCES, *TERMS))]
 
 
-def _report(run: Run, recipe: Recipe, left_out: list[str]) -> Iterator[tuple[str, bytes]]:
-    """Of this very adapter, under this recipe."""
+def _report(run: Run, called: Mapping[str, Any], left_out: list[str]) -> Iterator[tuple[str, bytes]]:
+    """Of this very adapter, its base called so."""
     from mlx_distill.evaluation import page
     from mlx_distill.evaluation.report import VERSION
 
@@ -165,8 +181,14 @@ def _report(run: Run, recipe: Recipe, left_out: list[str]) -> Iterator[tuple[str
         left_out.append("report.json: it is of another adapter or version; mlx-distill evaluate RUN writes it anew")
         return
     public = _without_rows(report)
-    yield "report.json", (json.dumps(public, ensure_ascii=False, allow_nan=False, indent=2) + "\n").encode()
+    if lineage := public["lineage"]:
+        public["lineage"] = {**lineage, **({"base": {**lineage["base"], **called}} if "base" in lineage else {})}
+    yield "report.json", _json(public)
     yield "report.html", page.render(public).encode()
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, ensure_ascii=False, allow_nan=False, indent=2) + "\n").encode()
 
 
 def _without_rows(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from typing import Any
 from mlx_distill.data.fingerprint import Fingerprint, fingerprint
 from mlx_distill.data.read import by_name, files, read, suffix
 from mlx_distill.data.sources import STANDARD_INPUT
-from mlx_distill.errors import DataError
+from mlx_distill.errors import DataError, Interrupted
 from mlx_distill.files import exclusive
 from mlx_distill.inference import identity, job, parquet
 from mlx_distill.inference.output import Places, refuse
 from mlx_distill.inference.row import Counts
 from mlx_distill.inference.tally import Tally
+from mlx_distill.observe.progress import amount
 from mlx_distill.recipe.layers import neighbour
 from mlx_distill.recipe.schema import Recipe, SourceSpec
 from mlx_distill.task.prompt import columns
@@ -83,18 +84,19 @@ def infer(
         for remark in begun.remarks:
             setting.progress.say(f"note: {remark}")
         if begun.finished is not None:
-            before_it = job.Done(begun.finished["rows"], skipped=begun.finished["results"])
-            return _document(before_it, names, places, started, [])
+            rows, results, rejected = (begun.finished[name] for name in ("rows", "results", "rejected"))
+            before_it = job.Done(rows, skipped=results, rejected_before=rejected)
+            return _document(before_it, names, places, started, [], _warnings(setting, before_it, places))
         wanted = job.Wanted(distributions, max_rejects, given.folder)
         opened = open_chosen(setting, chosen, asking, whole=distributions)
-        done = _answer(setting, opened, given, places, wanted)
+        done, warnings = _answer(setting, opened, given, places, wanted)
         if typed is not None:
             _merge(setting, places, typed)
         results = done.done + done.rejected + done.skipped
-        identity.finish(places, now, {"rows": done.rows, "results": results})
+        identity.finish(places, now, {"rows": done.rows, "results": results, "rejected": done.rejected + done.rejected_before})
         if typed is not None:
             places.lines.unlink(missing_ok=True)
-    return _document(done, names, places, started, opened)
+    return _document(done, names, places, started, opened, warnings)
 
 
 def source_of(path: Path, recipe: Recipe, delimiter: str | None, *, format: str | None = None) -> SourceSpec:
@@ -122,22 +124,29 @@ def _is_large(source: Path) -> bool:
     return source.is_file() and source.stat().st_size > 1 << 30
 
 
-def _answer(setting: Setting, students: Sequence[Student], given: Input, places: Places, wanted: job.Wanted) -> job.Done:
+def _answer(setting: Setting, students: Sequence[Student], given: Input, places: Places, wanted: job.Wanted) -> tuple[job.Done, list[str]]:
+    """What was done, and warnings. Raises Interrupted where a signal ends it."""
     progress, terminal = setting.progress, setting.progress.is_terminal
-    total = None if given.rows is None else given.rows * len(students)
-    tally = Tally({it.name: list(it.recipe.task.tiers) for it in students}, total, apart=terminal)
+    tally = Tally({it.name: list(it.recipe.task.tiers) for it in students}, given.rows, apart=terminal)
     rows = itertools.tee(read(given.spec, given.path), len(students))  # a turn's rows are held, no more
     asked = [
         job.Asked(it.name, it.engine, it.fields, it.reader().examples(own)) for it, own in zip(students, rows, strict=True)
     ]  # fmt: skip
-    with progress.showing(_Board(tally)), progress.step("infer", total, unit="rows" if len(students) == 1 else "answers") as bar:
+    with progress.showing(_Board(tally)), progress.step("infer", given.rows, unit="rows") as bar:
         try:
             done = job.run(asked, places, tally, bar, wanted)
+        except KeyboardInterrupt as error:
+            raise _interrupted(tally.answers, len(students), places) from error
         finally:
             _tell(setting, tally, places)
-    if done.rejected and not done.done and not done.skipped:
-        _warn(setting, tally, students)
-    return done
+    return done, _warnings(setting, done, places, tally, students)
+
+
+def _interrupted(answers: int, students: int, places: Places) -> Interrupted:
+    what = amount(answers, "rows" if students == 1 else "answers")
+    answered = "answered" if students == 1 else "written"
+    kept = f"{what} {'is' if answers == 1 else 'are'} {answered}, in {places.lines}" if answers else "nothing was answered yet"
+    return Interrupted(f"broken off; {kept}", hint="the same command with --resume goes on")
 
 
 class _Board:
@@ -161,13 +170,27 @@ def _tell(setting: Setting, tally: Tally, places: Places) -> None:
         setting.progress.say("\n".join(lines))
 
 
-def _warn(setting: Setting, tally: Tally, students: Sequence[Student]) -> None:
-    """Nothing at all was answered: that is hardly what anybody wanted, though no single row is more than a reject."""
-    asked = " and ".join(f"{{{name}}}" for name in dict.fromkeys(it for student in students for it in columns(student.recipe.task.input)))
-    why = "for the same reason" if len(tally.reasons.found) == 1 else "most often"
-    reason = tally.reasons.lines()[0]
-    setting.progress.warn(f"WARNING: not one row was answered. All {tally.reasons.total:,} were rejected, {why}: {reason}")
-    setting.progress.warn(f"         the task reads {asked}; mend the input and run the same command again")
+def _warnings(setting: Setting, done: job.Done, places: Places, tally: Tally | None = None, students: Sequence[Student] = ()) -> list[str]:
+    """Nothing at all was answered: that is hardly what anybody wanted, though no single row is more than a reject.
+
+    Without `tally` the work was done before, and why is not known any more.
+    """
+    if done.done or done.answered_before:
+        return []
+    mend = "mend the input and run the same command again"
+    if not done.rejected and not done.rejected_before:
+        found = "not one row was answered: there is none in the input"
+    elif tally is None or not tally.reasons.total:
+        found = f"not one row was answered. All {done.rows:,} had been rejected before, see {places.rejects}; {mend}"
+    else:
+        asked = " and ".join(
+            f"{{{name}}}" for name in dict.fromkeys(it for student in students for it in columns(student.recipe.task.input))
+        )
+        why = "for the same reason" if len(tally.reasons.found) == 1 else "most often"
+        all_of = f"All {tally.reasons.total:,} were" if tally.reasons.total > 1 else "The only one was"
+        found = f"not one row was answered. {all_of} rejected, {why}: {tally.reasons.lines()[0]}; the task reads {asked}; {mend}"
+    setting.progress.warn(f"WARNING: {found}")
+    return [found]
 
 
 def _merge(setting: Setting, places: Places, typed: Any) -> None:
@@ -177,17 +200,17 @@ def _merge(setting: Setting, places: Places, typed: Any) -> None:
             parquet.merge(places.output, places.lines, typed)
 
 
-def _document(done: job.Done, names: Sequence[str], places: Places, started: float, students: Sequence[Student]) -> Document:
+def _document(
+    done: job.Done, names: Sequence[str], places: Places, started: float, students: Sequence[Student], warnings: list[str]
+) -> Document:
     """`students`: those that were opened, none where there was nothing to do."""
-    seconds = time.monotonic() - started
     counts = [dataclasses.asdict(it.engine.counts) for it in students] or [dataclasses.asdict(Counts())]
-    rows = done.done / len(names)
     return {
         **dataclasses.asdict(done),
         "students": names,
         "output": str(places.output),
-        "seconds": seconds,
-        "rows_per_hour": round(rows / seconds * 3600) if seconds else None,
+        "seconds": time.monotonic() - started,
         "tokens": {name: sum(it[name] for it in counts) for name in counts[0]},
         "peak_memory_bytes": peak_memory(students[0].opened if students else None),
+        "warnings": warnings,
     }

@@ -14,6 +14,7 @@ from mlx_distill.data.balance import Balance
 from mlx_distill.data.batches import steps_per_epoch
 from mlx_distill.data.tokens import Lesson, Lessons, lessons
 from mlx_distill.errors import DataError
+from mlx_distill.observe.progress import amount
 from mlx_distill.recipe.schema import Recipe
 from mlx_distill.records import BadRow, Example
 from mlx_distill.task.answer import AnswerPlan
@@ -105,7 +106,7 @@ class Prepared:
         """What training will do, in lines for a person."""
         train, recipe = self.lessons["train"], self.recipe
         counts = ", ".join(f"{len(ids)} {name}" for name, ids in self.split.items())
-        yield f"{recipe.name}: {len(self.rows)} rows ({counts}), {len(self.bad)} bad"
+        yield f"{recipe.name}: {amount(len(self.rows), 'rows')} ({counts}), {len(self.bad)} bad"
         trimmed = sum(lesson.trimmed for lesson in train.rows)
         for number, what in (
             (len(train.rejected), f"rejected, too long for train.max_tokens {recipe.train.max_tokens}"),
@@ -116,8 +117,9 @@ class Prepared:
                 yield f"  of those to train, {number} {what}"
         learned = sum(len(lesson.row.targets) for lesson in train.rows)
         yield (
-            f"{recipe.train.epochs} epochs, {self.steps} steps of {recipe.train.batch_size} x {recipe.train.accumulate} rows; an epoch has "
-            f"{self.tokens:,} tokens, {learned:,} of them learned, behind a shared prefix of {len(self.prompt.prefix)}"
+            f"{amount(recipe.train.epochs, 'epochs')}, {amount(self.steps, 'steps')} of {recipe.train.batch_size} x "
+            f"{recipe.train.accumulate} rows; an epoch has {self.tokens:,} tokens, {learned:,} of them learned, "
+            f"behind a shared prefix of {len(self.prompt.prefix)}"
         )
         if self.replay is not None:
             general, share = self.replay, self.replay.share

@@ -9,7 +9,7 @@ for prediction in student.answers([{"id": "1", "text": "The river rose above the
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,9 @@ from mlx_distill.inference.engine import Engine
 from mlx_distill.inference.identity import flat
 from mlx_distill.recipe.lock import recipe_hash, resolved
 from mlx_distill.recipe.schema import FieldSpec, Recipe
-from mlx_distill.records import BadRow, Example, Prediction
+from mlx_distill.records import BadRow, Prediction
 from mlx_distill.task.plan import without_texts
-from mlx_distill.task.prompt import load_tokenizer
+from mlx_distill.task.prompt import columns, load_tokenizer
 from mlx_distill.training.run import MAY_CHANGE, PLACES, Run
 from mlx_distill.workflows.bases import base_of_run
 from mlx_distill.workflows.setting import Document, Setting, in_bytes
@@ -114,19 +114,21 @@ class Student:
     def answers(self, records: Iterable[Mapping[str, Any]]) -> Iterator[Prediction | BadRow]:
         """A Prediction for each record, as they are finished, and a BadRow for one that cannot be answered (its `line`: which record).
 
-        `records` may be endless: a window of them is in memory. A record without `id` is called by the hash of its content.
+        `records` may be endless, good or bad: a window of them is in memory. A record without `id` is called by the hash of its content.
         """
-        bad: deque[BadRow] = deque()
-        rows = (SourceRow(number, dict(record)) for number, record in enumerate(records, start=1))
-        for answer in self.engine.stream(_good(self.reader().examples(rows), bad)):
-            while bad:
-                yield bad.popleft()
-            yield answer
-        yield from bad
+        rows = (self._row(number, record) for number, record in enumerate(records, start=1))
+        yield from self.engine.stream(self.reader().examples(rows))
 
     def reader(self) -> Reader:
         """What makes its examples of a source's rows."""
         return Reader(self.recipe.task, None, empty=False)
+
+    def _row(self, number: int, record: object) -> SourceRow | BadRow:
+        """A list of bare texts is an easy mistake, and one record of another kind no reason to end an endless stream."""
+        if isinstance(record, Mapping):
+            return SourceRow(number, {str(name): value for name, value in record.items()})
+        asked = ", ".join(f'"{name}": ...' for name in columns(self.recipe.task.input))
+        return BadRow(f"record {number} is {_kind(record)}, not a mapping of columns: {{{asked}}}", number)
 
 
 def choose_students(setting: Setting, places: Sequence[Path]) -> list[Chosen]:
@@ -213,10 +215,11 @@ def _engine(chosen: Chosen, opened: Opened, tokenizer: Any, asking: Asking, *, w
     return Engine(opened, recipe.task, tokenizer, answer=recipe.answer, max_tokens=recipe.train.max_tokens, adapter=chosen.name, **ask)
 
 
-def _good(rows: Iterable[Example | BadRow], bad: deque[BadRow]) -> Iterator[Example]:
-    """The rows that can be answered; the others are put aside."""
-    for row in rows:
-        if isinstance(row, BadRow):
-            bad.append(row)
-        else:
-            yield row
+def _kind(record: object) -> str:
+    """For people.
+
+    >>> _kind("a text"), _kind(7), _kind(None)
+    ('a str', 'an int', 'None')
+    """
+    name = type(record).__name__
+    return "None" if record is None else f"an {name}" if name[0] in "aeiou" else f"a {name}"

@@ -95,6 +95,19 @@ def test_rms_norm_is_mlx_nn_s_and_so_is_its_derivative(shape: tuple[int, ...]) -
         assert ours[1].dtype == mx.float32
 
 
+@pytest.mark.parametrize("kind", [mx.float32, mx.bfloat16, mx.float16])
+def test_a_model_computes_in_its_own_type(kind: mx.Dtype) -> None:
+    """In 16 bits as in 32: what a gate or a norm gives back is of the type that it was given, and not far off."""
+    x, up, weight = (normal(4, 16, seed=seed).astype(kind) for seed in range(3))
+    for out, exact in (
+        (SWIGLU.forward(x, up), nn.silu(x.astype(mx.float32)) * up),
+        (GEGLU.forward(x, up), nn.gelu_approx(x.astype(mx.float32)) * up),
+        (rms_norm(x, weight[0], 1e-6), mx.fast.rms_norm(x.astype(mx.float32), weight[0].astype(mx.float32), 1e-6)),
+    ):
+        assert out.dtype == kind
+        assert relative(out.astype(mx.float32), exact) <= {mx.float32: 1e-6, mx.float16: 3e-3, mx.bfloat16: 2e-2}[kind]
+
+
 def test_the_gap_of_a_softmax_is_weighted() -> None:
     weights, values, mean = normal(2, 3, 4), normal(2, 3, 4, seed=1), normal(2, 3, 1)
     np.testing.assert_allclose(

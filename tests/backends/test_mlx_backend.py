@@ -179,6 +179,7 @@ def test_nothing_is_loaded_on_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_openblas_is_said_on_linux_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     assert MlxBackend(None).machine().note == blas.MISSING and MlxBackend(None).machine().blas is None
+    assert "apt install libopenblas0" in blas.MISSING and "dnf install openblas" in blas.MISSING, "not all have a checkout's scripts"
     assert MlxBackend("libopenblas.so.0").machine().note is None
     assert MlxBackend("libopenblas.so.0").machine().blas == "OpenBLAS"
     monkeypatch.setattr(platform, "system", lambda: "Darwin")

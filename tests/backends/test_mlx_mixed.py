@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mlx_distill.backends.mlx import mixed
+from mlx_distill.backends.mlx import attention, loss, mixed
+from mlx_distill.backends.mlx import session as module
 from mlx_distill.backends.mlx.cohort import Cohort, Stretch
 from mlx_distill.backends.mlx.student import MlxStudent
 from mlx_distill.models.estimates import FORWARD, HELD, LEAST, Device, answering_capacity
+from mlx_distill.records import Ids
 from tests.backends import plain
 from tests.backends.test_mlx_session import CLOSE, EVERYTHING, NOTHING, Twin, ids, mask_of, opened
 from tests.checkpoints import SIZES, VOCABULARY
@@ -100,6 +105,103 @@ def test_samples_share_what_the_row_had_and_go_their_own_ways(base: MakeBase, fa
     twin.check()
 
 
+def some(generator: np.random.Generator, most: int) -> list[int]:
+    """At least one id."""
+    tokens: list[int] = plain.random_ids(generator, int(generator.integers(1, most + 1))).tolist()
+    return tokens
+
+
+class Walk(Twin):
+    """A twin whose rows do, in one forward, all that may be asked of them; what of it was read is remembered with what it should say."""
+
+    def __init__(self, folder: Path, prefix: Ids):
+        super().__init__(plain.open_student(folder).session(prefix), plain.plain_model(folder), prefix)
+        self.said: dict[int, dict[int, NDArray[np.float64]]] = {}
+        self.parted: set[int] = set()
+
+    def forward(self, generator: np.random.Generator) -> None:
+        new = self.session.admit([NOTHING] * int(generator.integers(0, 6)))
+        self.rows |= {handle: [] for handle in new}
+        tokens, asides, read_at = dict[int, list[int]](), dict[int, list[list[int]]](), dict[int, list[int]]()
+        for handle in [handle for handle in self.rows if handle in new or generator.random() < 0.6]:
+            branches = [some(generator, 3) for _ in range(int(generator.integers(0, 3)))]
+            most = int(generator.choice([1, 11])) if handle in new else 4
+            own = some(generator, most) if not branches or generator.random() < 0.7 else []
+            ends = np.cumsum([len(own), *map(len, branches)])
+            read_at[handle] = sorted({int(i) for i in generator.integers(0, ends[-1], int(generator.integers(0, 4)))})
+            tokens |= {handle: own} if own else {}
+            asides |= {handle: branches} if branches else {}
+            stood = len(self._prefix) + len(self.rows[handle])
+            said = [log for branch in (own, *branches) if branch for log in self.alone(handle, branch)[stood:]]
+            self.said[handle] = {at: said[at] for at in read_at[handle]}
+            self.rows[handle] += own
+        ending = {handle for handle in read_at if generator.random() < 0.1}
+        if read_at:
+            self.session.extend(tokens, asides=asides, read_at=read_at, ending=ending)
+        self.check_said()
+        self.leave(ending)
+
+    def score(self, generator: np.random.Generator) -> None:
+        handles = [int(i) for i in generator.choice(list(self.rows), 3)]
+        branches = [some(generator, 3) for _ in handles]
+        for handle, branch, logs in zip(handles, branches, self.session.score(handles, branches, [EVERYTHING] * 3), strict=True):
+            np.testing.assert_allclose(logs, self.alone(handle, branch)[-1], atol=CLOSE)
+
+    def part(self, generator: np.random.Generator) -> None:
+        """One of the rows that have not parted yet."""
+        if whole := [handle for handle, tokens in self.rows.items() if tokens and handle not in self.parted]:
+            row = int(generator.choice(whole))
+            samples = self.session.fork(row, int(generator.integers(1, 4)))
+            self.rows |= {handle: list(self.rows[row]) for handle in samples}
+            self.said |= dict.fromkeys(samples, self.said[row])
+            self.parted |= set(samples)
+            del self.rows[row], self.said[row]
+
+    def leave(self, handles: Iterable[int]) -> None:
+        for handle in list(handles):
+            self.session.drop([handle])
+            del self.rows[handle], self.said[handle]
+
+    def check_said(self) -> None:
+        where = {handle: list(said) for handle, said in self.said.items() if said}
+        for handle, logs in self.session.read(where, {h: [EVERYTHING] * len(at) for h, at in where.items()}).items() if where else ():
+            np.testing.assert_allclose(np.stack(logs), np.stack(list(self.said[handle].values())), atol=CLOSE)
+
+
+OPERATION = st.tuples(st.sampled_from(["forward", "forward", "part", "leave", "score"]), st.integers(0, 1 << 30))
+
+
+@pytest.mark.parametrize(("family", "config"), [("gemma2", {}), ("llama", WINDOWED)])
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    operations=st.lists(
+        st.tuples(st.sampled_from(["forward", "part", "leave", "score"]), st.integers(0, 1 << 30)), min_size=6, max_size=12
+    ),
+    prefix=st.integers(0, 5),
+    tile=st.sampled_from([1, 300, 1 << 19]),
+)
+def test_whatever_a_forward_brings_every_row_answers_as_if_alone(
+    base: MakeBase, family: str, config: dict[str, Any], operations: list[tuple[str, int]], prefix: int, tile: int
+) -> None:
+    """Prompts, pieces, answers, branches, rows that end, samples, rows that leave: in any order, with any rows read anywhere."""
+    walk = Walk(base(family, **config), plain.random_ids(np.random.default_rng(prefix), prefix))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mixed, "TILE_CPU", tile)
+        for name, seed in operations:
+            generator = np.random.default_rng(seed)
+            if name == "forward" or not walk.rows:
+                walk.forward(generator)
+            elif name == "part":
+                walk.part(generator)
+            elif name == "leave":
+                walk.leave([handle for handle in walk.rows if generator.random() < 0.5])
+            else:
+                walk.score(generator)
+            walk.check_said()
+    walk.leave(list(walk.rows))
+    assert not any((walk.session._place, walk.session._handles, walk.session._said)), "nothing is left of rows that are gone"
+
+
 def test_samples_of_a_row_hold_its_prompt_once(base: MakeBase) -> None:
     generator = np.random.default_rng(4)
     twin = opened(base(num_hidden_layers=1), NOTHING)
@@ -125,6 +227,16 @@ def test_a_row_that_ends_leaves_what_was_read_and_nothing_else(base: MakeBase) -
     mx.synchronize()
     hidden = 3 * 64 * 4
     assert mx.get_active_memory() - before <= 4 * hidden
+
+
+def test_short_rows_hold_no_room_for_long_ones_that_came_with_them(base: MakeBase) -> None:
+    generator = np.random.default_rng(11)
+    session = plain.open_student(base(num_hidden_layers=1)).session(NOTHING)
+    mx.synchronize()
+    before = mx.get_active_memory()
+    session.admit(ids(generator, 400, *[20] * 20), read_at=[[0]] * 21)
+    mx.synchronize()
+    assert mx.get_active_memory() - before < 1.3 * 2 * 2 * 16 * 800 * 4, "keys and values of 800 tokens, and little more"
 
 
 def test_no_token_is_forwarded_twice_and_none_is_padding(base: MakeBase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +274,20 @@ def test_what_stands_there_is_seldom_copied_as_a_row_grows(step: int) -> None:
     assert copied < 120 * step * np.log2(120 * step) + 500 + 120 * step
 
 
+def test_what_samples_share_stays_theirs_as_the_samples_of_others_leave() -> None:
+    def numbered(rows: int) -> Stretch:
+        return Stretch([mx.arange(rows).reshape(rows, 1, 1, 1)], np.ones((rows, 1), bool), np.zeros((rows, 1), np.int32))
+
+    whole = Cohort(6, 0)
+    whole.grow(numbered(6), np.arange(6, dtype=np.int32))
+    cohort = whole.parted([5, 4, 3, 1, 0], 2)
+    cohort.grow(numbered(10), np.zeros(10, np.int32))
+    cohort.alive = {4, 9}
+    assert cohort.compact() == {4: 0, 5: 1, 8: 2, 9: 3}
+    assert [each.layers[0].reshape(-1).tolist() for each in cohort.stretches] == [[3, 0], [4, 5, 8, 9]]
+    assert (cohort.alive, cohort.length.tolist()) == ({0, 3}, [3, 3, 0, 0])
+
+
 def test_few_allowed_tokens_are_chosen_from_their_rows_of_the_head_alone(base: MakeBase, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(7)
     twin = opened(base(bits=4), plain.random_ids(generator, 4))
@@ -182,6 +308,34 @@ def test_few_allowed_tokens_are_chosen_from_their_rows_of_the_head_alone(base: M
         among = plain.among(twin.alone(handle)[-1], np.array(allowed))
         assert chosen[handle] == allowed[int(np.argmax(among))]
         assert logs[handle] == pytest.approx(among.max(), abs=CLOSE)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_what_is_chosen_does_not_hang_on_how_many_rows_choose_at_once(
+    base: MakeBase, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(10)
+    twin = opened(base(num_hidden_layers=1), NOTHING)
+    handles = twin.admit(ids(generator, *[4] * 7))
+    allowed = {handle: mask_of(EVERYTHING if i % 2 else [5, 6, 300]) for i, handle in enumerate(handles)}
+    whole = twin.session.choose(allowed, temperature=temperature, seed=3)
+    sizes: list[int] = []
+    logits = twin.session._head.logits
+
+    def noted(hidden: mx.array, rows: mx.array | None = None) -> mx.array:
+        sizes.append(len(hidden))
+        out: mx.array = logits(hidden, rows)
+        return out
+
+    monkeypatch.setattr(twin.session._head, "logits", noted)
+    monkeypatch.setattr(module, "rows_at_once", lambda head: 3)
+    chosen, logs = twin.session.choose(allowed, temperature=temperature, seed=3)
+    assert sizes == [3, 3, 1], "so many logits over the whole vocabulary exist at once"
+    assert chosen == whole[0] and logs == pytest.approx(whole[1], abs=CLOSE)
+    for i, handle in enumerate(handles):
+        legal = EVERYTHING if i % 2 else np.array([5, 6, 300])
+        among = plain.among(twin.alone(handle)[-1], legal)
+        assert logs[handle] == pytest.approx(among[list(legal).index(chosen[handle])], abs=CLOSE), "at temperature 1, whatever was drawn at"
 
 
 def test_seeds_by_row_make_draws_independent_of_handles(base: MakeBase) -> None:
@@ -212,17 +366,26 @@ def test_more_memory_holds_more_rows_and_little_of_it_still_answers() -> None:
     assert all(a <= b for few, many in itertools.pairwise(found) for a, b in zip(few, many, strict=True))
 
 
-def test_what_is_held_and_forwarded_stays_within_what_is_free(base: MakeBase) -> None:
-    """Measured: as many rows as the capacity says, forwarded as it says, on a student with little memory."""
+def test_what_is_held_and_forwarded_stays_within_what_is_free(base: MakeBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured: as many rows as the capacity says, forwarded as it says, while some leave and others come; of little memory."""
+    for place, name in ((attention, "TILE_CPU"), (mixed, "TILE_CPU"), (loss, "LOGITS_CPU")):
+        monkeypatch.setattr(place, name, 1 << 14)  # as they are, they would be most of it
     folder = base(num_hidden_layers=4)
     limit = 24 << 20
     student = MlxStudent(folder, {}, cast="float32", limit=limit + mx.get_active_memory())
     forward, held = student.capacity().forward, student.capacity().held
-    assert LEAST < forward < FORWARD or held < HELD, "it is the memory that bounds it"
+    assert LEAST < forward < FORWARD and forward < held < HELD, "it is the memory that bounds both"
     session, generator = student.session(NOTHING), np.random.default_rng(9)
     mx.reset_peak_memory()
-    before = mx.get_active_memory()
-    for _ in range(held // forward):
-        session.admit([plain.random_ids(generator, forward // 4) for _ in range(4)])
+    before, size = mx.get_active_memory(), forward // 8
+    live: list[int] = []
+    for leave in ((), (0, 1, 2), (3, 4, 5, 6), (0, 1, 2), (3, 4, 5, 6)):
+        gone = [handle for i, handle in enumerate(live) if i % 8 in leave]
+        session.drop(gone)
+        live = [handle for handle in live if handle not in gone]
+        while (len(live) + 8) * size <= held:
+            live += session.admit([plain.random_ids(generator, size) for _ in range(8)])
+            mx.synchronize()
+        session.extend({handle: [5] for handle in live})
         mx.synchronize()
     assert mx.get_peak_memory() - before <= limit

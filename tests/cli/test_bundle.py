@@ -141,7 +141,9 @@ def test_it_holds_what_answering_and_reading_need(finished: Place, bundled: Path
         "base/base.json", "base/config.json", "base/generation_config.json", "base/model.safetensors",
         "base/model.safetensors.index.json", "base/tokenizer.json", "base/tokenizer_config.json",
     }  # fmt: skip
-    assert content(bundled, "recipe.lock.yaml") == (finished.run / "recipe.lock.yaml").read_bytes()
+    lock = yaml.safe_load((finished.run / "recipe.lock.yaml").read_text())
+    lock["recipe"]["base"]["model"], lock["locked"]["base"]["source"] = "./tiny", "tiny"
+    assert yaml.safe_load(content(bundled, "recipe.lock.yaml")) == lock, "all that was locked, but not where the base lay"
     manifest = json.loads(content(bundled, "manifest.json"))
     locked = yaml.safe_load((finished.run / "recipe.lock.yaml").read_text())["locked"]
     assert (manifest["name"], manifest["base"]["key"], manifest["base"]["included"]) == ("floods", locked["base"]["key"], True)
@@ -162,6 +164,7 @@ def test_no_text_and_no_id_of_a_row_is_in_it(mistaken: Place, tmp_path: Path) ->
 def test_the_report_says_the_same_without_its_rows(mistaken: Place, tmp_path: Path) -> None:
     assert call("bundle", mistaken.run, tmp_path / "a.bundle").code == 0
     ours, theirs = json.loads(content(tmp_path / "a.bundle", "report.json")), json.loads((mistaken.run / "report.json").read_text())
+    theirs["lineage"]["base"]["source"] = "tiny"
     assert theirs["disagreements"] and ours.pop("disagreements") == []
     assert [ours.pop("run"), ours.pop("report")] == ["floods", "report.html"]
     assert "a bundle quotes none" in ours.pop("notes")[-1]
@@ -197,6 +200,44 @@ def test_the_same_run_makes_the_same_bytes(finished: Place, bundled: Path, tmp_p
     assert (tmp_path / "again.bundle").read_bytes() == bundled.read_bytes()
     again = call("bundle", finished.run, tmp_path / "again.bundle", "--json")
     assert (again.code, again.document["written"]) == (0, False)
+
+
+def called_differently(cache: Path, key: str) -> None:
+    """As if another recipe had converted this base first, from a folder of another name, elsewhere."""
+    card = json.loads((cache / "bases" / key / "base.json").read_text())
+    (cache / "bases" / key / "base.json").write_text(json.dumps({**card, "source": "/someone/elses/model", "revision": "f" * 40}))
+
+
+def test_its_bytes_do_not_depend_on_who_filled_the_cache(
+    finished: Place, bundled: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(cache / "bases", tmp_path / "cache" / "bases")
+    monkeypatch.setenv("MLX_DISTILL_CACHE", str(tmp_path / "cache"))
+    called_differently(tmp_path / "cache", yaml.safe_load((finished.run / "recipe.lock.yaml").read_text())["locked"]["base"]["key"])
+    assert call("bundle", finished.run, tmp_path / "again.bundle").code == 0
+    assert (tmp_path / "again.bundle").read_bytes() == bundled.read_bytes()
+
+
+def test_no_place_of_the_base_is_in_it(bundled: Path, checkpoint: Path) -> None:
+    assert str(checkpoint.parent).encode() not in bundled.read_bytes()
+    assert (
+        json.loads(content(bundled, "base/base.json"))["source"]
+        == json.loads(content(bundled, "manifest.json"))["base"]["source"]
+        == "tiny"
+    )
+
+
+def test_the_lock_and_the_report_call_the_base_as_their_recipe_does_whoever_filled_the_cache(
+    fresh: Path, checkpoint: Path, finished: Place, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(cache / "bases", tmp_path / "cache" / "bases")
+    monkeypatch.setenv("MLX_DISTILL_CACHE", str(tmp_path / "cache"))
+    key = yaml.safe_load((finished.run / "recipe.lock.yaml").read_text())["locked"]["base"]["key"]
+    called_differently(tmp_path / "cache", key)
+    assert call("run", fresh, "--out", tmp_path / "run").code == 0
+    locked = yaml.safe_load((tmp_path / "run" / "recipe.lock.yaml").read_text())["locked"]["base"]
+    assert (locked["key"], locked["source"], locked["revision"]) == (key, str(checkpoint), None)
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["lineage"]["base"] == locked
 
 
 def test_licence_texts_go_with_it_and_where_there_is_none_that_is_said(finished: Place, bundled: Path, tmp_path: Path) -> None:
@@ -243,17 +284,16 @@ def test_without_its_base_and_without_that_base_here_the_error_names_it(
     bare: Path, finished: Place, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint: Path
 ) -> None:
     monkeypatch.setenv("MLX_DISTILL_CACHE", str(tmp_path / "cache"))
-    away = checkpoint.rename(checkpoint.with_name("away"))
-    try:
-        called = call("infer", bare, texts, tmp_path / "out.jsonl", "--json")
-    finally:
-        away.rename(checkpoint)
+    (tmp_path / "working").mkdir()
+    monkeypatch.chdir(tmp_path / "working")
+    called = call("infer", bare, texts, tmp_path / "out.jsonl", "--json")
     assert called.code == 2
     error = called.document["error"]
     assert error["message"].startswith("the bundle was made without its base: ")
     key = yaml.safe_load((finished.run / "recipe.lock.yaml").read_text())["locked"]["base"]["key"]
-    assert f"{checkpoint}, a folder without revisions, key {key}" in error["hint"]
-    assert call("infer", bare, texts, tmp_path / "out.jsonl").code == 0, "its checkpoint is back: converted anew"
+    assert f"put its folder into the working folder: tiny, a folder without revisions, key {key}" in error["hint"]
+    shutil.copytree(checkpoint, tmp_path / "working" / "tiny")
+    assert call("infer", bare, texts, tmp_path / "out.jsonl").code == 0, "its checkpoint is there: converted anew"
 
 
 def test_a_base_within_a_run_is_used_before_the_cache_and_must_be_the_one_it_was_trained_on(
@@ -315,6 +355,8 @@ def test_what_has_learned_nothing_is_no_bundle(done: Place, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        ([], "a RUN and the FILE to be made of it are missing"),
+        (["--verify"], "--verify needs a FILE"),
         (["run"], "name a RUN and a FILE"),
         (["run", "--with-wheels", "file"], "takes the word behind it as PLATFORM"),
         (["run", "file", "more"], "got 3"),
@@ -362,6 +404,14 @@ def test_a_damaged_one_names_each_part(copy: Path) -> None:
         ("base/tokenizer.json", "damaged"), ("report.json", "damaged"),
     ]  # fmt: skip
     assert document["error"]["kind"] == "BundleError"
+
+
+def test_one_that_is_cut_in_half_says_how_much_is_there(copy: Path) -> None:
+    whole = copy.stat().st_size
+    os.truncate(copy, whole // 2)
+    document = call("bundle", "--verify", copy, "--json").document
+    assert (document["bytes"], document["sound"]) == (whole // 2, False)
+    assert document["faults"][-1]["what"] == f"the bundle is cut off: {whole - whole // 2:,} bytes are missing"
 
 
 # Wheels

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,14 @@ def test_a_sound_recipe_is_nothing_wrong(fresh: Path) -> None:
     called = call("check", fresh)
     assert (called.code, called.out, called.err) == (0, f"{fresh}: nothing wrong\n", "")
     assert call("check", fresh, "--json").document == {"problems": []}
+
+
+def test_the_tokenizers_library_does_not_ask_for_pytorch_which_nothing_needs(fresh: Path) -> None:
+    without = "import sys; sys.modules['torch'] = None; from mlx_distill.cli.main import main; main()"
+    command = [sys.executable, "-c", without, "check", str(fresh), "--json"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRANSFORMERS_")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_show_prints_rows_as_the_student_sees_them(fresh: Path) -> None:

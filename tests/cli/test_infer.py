@@ -14,12 +14,13 @@ import pyarrow.parquet
 import pytest
 
 from mlx_distill.files import exclusive
+from mlx_distill.inference.journal import Journal
 from mlx_distill.records import BadRow, Prediction
 from mlx_distill.workflows import inferring
 from tests.cli.conftest import Place
 from tests.students import Called, call, read_lines, recipe, water, write_lines
 
-KEYS = {"rows", "done", "rejected", "skipped", "seconds", "rows_per_hour", "tokens", "peak_memory_bytes"}
+KEYS = {"rows", "done", "rejected", "rejected_before", "skipped", "seconds", "warnings", "rows_per_hour", "tokens", "peak_memory_bytes"}
 
 
 @pytest.fixture
@@ -36,7 +37,8 @@ def test_the_document_counts_everything(finished: Place, texts: Path, tmp_path: 
     document = called.document
     assert document.keys() >= KEYS
     assert document["tokens"].keys() >= {"prefill", "decoded", "forced"}
-    assert [document[name] for name in ("rows", "done", "rejected", "skipped")] == [21, 20, 1, 0]
+    assert [document[name] for name in ("rows", "done", "rejected", "skipped", "rejected_before")] == [21, 20, 1, 0, 0]
+    assert document["warnings"] == []
     assert read_lines(tmp_path / "out.jsonl.rejects.jsonl") == [{"id": "bad", "line": 21, "reason": "no column 'text'; there is id"}]
 
 
@@ -220,7 +222,12 @@ def test_several_students_answer_in_one_pass_as_each_does_alone(
         assert mine == alone
     assert [line["task"] for line in read_lines(tmp_path / f"both.{suffix}.rejects.jsonl")] == ["floods", "levels"]
     again = call("infer", finished.run, second, texts, tmp_path / f"both.{suffix}", "--resume", "--json")
-    assert (again.document["done"], again.document["skipped"]) == (0, 42)
+    assert (again.document["done"], again.document["skipped"], again.document["rejected_before"]) == (0, 42, 2)
+    person = call("infer", finished.run, second, texts, tmp_path / f"again.{suffix}")
+    assert person.out.startswith(f"{tmp_path / f'again.{suffix}'}: 40 answers, 1 row rejected (")
+    assert f"1 rejected: {tmp_path / f'again.{suffix}.rejects.jsonl'}" in person.err
+    person = call("infer", finished.run, second, texts, tmp_path / f"again.{suffix}", "--resume")
+    assert person.out == f"{tmp_path / f'again.{suffix}'}: 0 answers, 40 answers before, 2 rejects before\n"
 
 
 def test_students_that_cannot_answer_together_are_refused_with_both_names(
@@ -275,7 +282,7 @@ def test_an_option_that_changes_results_is_part_of_what_they_were_made_of(
 ) -> None:
     assert call("infer", finished.run, texts, tmp_path / "out.jsonl").code == 0
     refused = call("infer", finished.run, texts, tmp_path / "out.jsonl", "--resume", *option)
-    assert refused.code == 2 and f"{option[0]}".removeprefix("--") in refused.err
+    assert refused.code == 2 and f"\n  {option[0]}: " in refused.err
     assert call("infer", finished.run, texts, tmp_path / "other.jsonl", *option).code == 0
     assert len(answers(tmp_path / "other.jsonl")) == 20
 
@@ -319,6 +326,9 @@ def test_a_wrong_column_is_said_loudly_and_blocks_nothing(finished: Place, texts
         "not one row was answered. All 7 were rejected, for the same reason: 7 rows, the first line 1: no column 'text'; there is id, txt"
     )
     assert said in called.err and "{text}" in called.err
+    assert called.document["warnings"] == [called.err.removeprefix("WARNING: ").strip()]
+    finished_before = call("infer", finished.run, tmp_path / "wrong.jsonl", tmp_path / "out.jsonl", "--json", "--resume")
+    assert "All 7 had been rejected before, see" in finished_before.document["warnings"][0]
     again = call("infer", finished.run, texts, tmp_path / "out.jsonl")
     assert again.code == 0 and "begun anew" in again.err and len(answers(tmp_path / "out.jsonl")) == 20
     assert not (tmp_path / "out.jsonl.rejects.jsonl").exists()
@@ -332,6 +342,78 @@ def test_why_rows_were_rejected_is_said_with_the_commonest_reason_first(finished
     start = lines.index(f"4 rejected: {tmp_path / 'out.jsonl.rejects.jsonl'}")
     assert lines[start + 1] == "  2 rows, the first line 21: no column 'text'; there is id"
     assert {line[:11] for line in lines[start + 2 : start + 4]} == {"  line 22: ", "  line 24: "}
+
+
+def test_rows_rejected_before_are_not_called_answered(finished: Place, texts: Path, tmp_path: Path) -> None:
+    with texts.open("a", encoding="utf-8") as file:
+        file.write('{"id": "a"}\n{"id": "b"}\n')
+    call("infer", finished.run, texts, tmp_path / "out.jsonl")
+    said = f"{tmp_path / 'out.jsonl'}: 0 answered, 20 answered before, 2 rejected before\n"
+    assert call("infer", finished.run, texts, tmp_path / "out.jsonl", "--resume").out == said, "finished"
+    with texts.open("a", encoding="utf-8") as file:
+        file.write('{"id": "c"}\n')
+    went_on = call("infer", finished.run, texts, tmp_path / "out.jsonl", "--resume")
+    assert went_on.out == said.replace("20 answered before,", "20 answered before, 1 rejected,")
+    again = call("infer", finished.run, texts, tmp_path / "out.jsonl", "--resume", "--json").document
+    assert (again["skipped"], again["rejected_before"]) == (23, 3)
+
+
+def test_an_input_without_rows_is_warned_of(finished: Place, tmp_path: Path) -> None:
+    (tmp_path / "blank.jsonl").write_text("\n\n", encoding="utf-8")
+    called = call("infer", finished.run, tmp_path / "blank.jsonl", tmp_path / "out.jsonl", "--json")
+    assert called.code == 0
+    assert called.document["warnings"] == ["not one row was answered: there is none in the input"]
+
+
+def test_an_output_within_the_input_folder_is_refused(finished: Place, texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    texts.rename(tmp_path / "in" / "a.jsonl")
+    refused = call("infer", finished.run, tmp_path / "in", tmp_path / "in" / "out.jsonl")
+    assert refused.code == 2 and f"such as {tmp_path / 'out.jsonl'}" in refused.err
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ((), "STUDENT, INPUT and OUTPUT are missing"),
+        (("run",), "INPUT and OUTPUT are missing"),
+        (("run", "in.csv"), "OUTPUT is missing"),
+    ],
+)
+def test_what_is_missing_on_the_command_line_is_named(places: tuple[str, ...], said: str) -> None:
+    called = call("infer", *places)
+    assert called.code == 2 and said in called.err and "STUDENT... INPUT OUTPUT" in called.err
+
+
+def test_ctrl_c_says_how_many_rows_are_answered_where_and_what_goes_on(
+    finished: Place, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_off(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    output = tmp_path / "my out.parquet"
+    with monkeypatch.context() as patch:
+        patch.setattr(inferring, "open_chosen", broken_off)
+        early = call("infer", finished.run, texts, output, "--no-text")
+    goes_on = f"mlx-distill infer {finished.run} {texts} '{output}' --no-text --resume"
+    assert early.code == 130
+    assert early.err.splitlines()[-1] == f"error: broken off; what had been answered is whole (this goes on: {goes_on})"
+    write, left = Journal.write, [6]
+
+    def sixth(self: Journal, line: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        write(self, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write", sixth)
+        stopped = call("infer", finished.run, texts, output, "--no-text", "--resume")
+    assert stopped.code == 130
+    lines = f"{output}.part.jsonl"
+    assert stopped.err.splitlines()[-1] == f"error: broken off; 5 rows are answered, in {lines} (this goes on: {goes_on})"
+    assert len(read_lines(Path(lines))) == 5
 
 
 def test_max_rejects_stops_and_resume_goes_on(finished: Place, texts: Path, tmp_path: Path) -> None:

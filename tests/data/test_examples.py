@@ -187,13 +187,16 @@ def test_a_row_without_an_id_gets_the_hash_of_its_content_and_which_copy_it_is(t
     assert {example.id for example in read(write(tmp_path, turned)).rows} == set(ids), "the order of rows and columns does not matter"
 
 
-@pytest.mark.parametrize("empty", [None, "", "  ", float("nan")])
+@pytest.mark.parametrize("empty", [None, "", "  ", float("nan"), [], {}])
 def test_an_empty_id_is_none(empty: Any) -> None:
     found = made(row(1, id=empty))
     assert isinstance(found, Example) and found.id.endswith("-1")
 
 
-@pytest.mark.parametrize(("given", "name"), [(0, "0"), (12, "12"), ("é\x00", "é\x00"), ("Ω", "Ω")])
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [(0, "0"), (12, "12"), ("é\x00", "é\x00"), ("Ω", "Ω"), (["x", "é"], '["x", "é"]'), ({"a": None}, '{"a": null}'), (True, "true")],
+)
 def test_an_id_of_any_content_is_kept(given: Any, name: str) -> None:
     found = made(row(1, id=given))
     assert isinstance(found, Example) and found.id == name
@@ -275,5 +278,5 @@ def test_a_split_by_what_is_not_there_names_what_is(tmp_path: Path) -> None:
 
 def test_too_few_groups_for_the_shares_are_said_so(tmp_path: Path) -> None:
     rows = [Example(f"a{i}", {"event": "one"}, f"text {i}", {}) for i in range(40)]
-    with pytest.raises(DataError, match="1 groups of 'event' are too few: nothing is left for valid and test"):
+    with pytest.raises(DataError, match="1 group of 'event' is too few: nothing is left for valid and test"):
         divide(TASK, SplitSpec(group_by="event"), rows, tmp_path)

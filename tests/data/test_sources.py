@@ -104,7 +104,7 @@ def test_jsonl_accepts_a_byte_order_mark(tmp_path: Path) -> None:
         (b'{"score": NaN}', "NaN is no JSON; a value that is not known is null"),
         (b'{"score": -Infinity}', "-Infinity is no JSON"),
         (b'{"deep": ' + b"[" * 100_000, "nested too deeply"),
-        (b'{"long": ' + b"1" * 5000 + b"}", "4300 digits"),
+        (b'{"long": ' + b"1" * 6000 + b"}", "a whole number of more than 4,300 digits; as a text, in quotes, it can be read"),
         (b'{"text": "a\x01b"}', "Invalid control character"),
     ],
 )
@@ -187,7 +187,8 @@ def test_csv_takes_the_delimiter_from_the_recipe_or_the_name(tmp_path: Path, nam
     [
         (b"1,x,more", "3 cells, and the header has 2 columns"),
         (b"1", "1 cell, and the header has 2 columns"),
-        (b"1,caf\xe9", "not UTF-8: line 3"),
+        (b"1,caf\xe9", "not UTF-8: byte 0xe9, the 6. of the line"),
+        (b"1,\xc3\xa9t\xe9", "not UTF-8: byte 0xe9, the 6. of the line"),
         (b'1,"said "hi" loudly"', "not CSV"),
     ],
 )
@@ -201,7 +202,7 @@ def test_a_bad_record_of_csv_costs_one_row_and_says_why(tmp_path: Path, record: 
 
 def test_bytes_that_are_not_utf8_are_found_on_their_line_within_a_record(tmp_path: Path) -> None:
     found = rows("csv", write(tmp_path / "a.csv", b'id,text\n1,"fine\ncaf\xe9"\n2,b\n'))
-    assert bad(found) == [(2, "not UTF-8: line 3")]
+    assert bad(found) == [(2, "not UTF-8: byte 0xe9, the 4. of line 3")]
     assert good(found) == [{"id": "2", "text": "b"}]
 
 
@@ -240,6 +241,15 @@ def test_a_csv_without_a_usable_header_is_refused(tmp_path: Path, content: bytes
         rows("csv", path)
     assert message in caught.value.message
     assert caught.value.file == str(path)
+
+
+@pytest.mark.parametrize(("delimiter", "said"), [(";", '";"'), ("\t", r'"\t"')])
+def test_a_header_of_one_column_says_how_to_name_the_delimiter_in_both_places(tmp_path: Path, delimiter: str, said: str) -> None:
+    path = write(tmp_path / "a.csv", f"id{delimiter}text\n1{delimiter}a\n")
+    with pytest.raises(DataError) as caught:
+        rows("csv", path)
+    assert caught.value.hint == f"say what separates columns: --delimiter {said} on the command line, delimiter: {said} in the recipe"
+    assert good(rows("csv", path, delimiter=said.strip('"'))) == [{"id": "1", "text": "a"}], "as a shell hands it on"
 
 
 def test_a_header_alone_gives_no_rows(tmp_path: Path) -> None:
@@ -522,7 +532,16 @@ def test_a_name_that_tells_no_kind_or_several_is_refused(tmp_path: Path) -> None
     with pytest.raises(DataError, match=r"no kind of source reads a\.xlsx") as caught:
         by_name(tmp_path / "a.xlsx")
     known = "known are *.csv, *.jsonl, *.ndjson, *.tsv, packed too (.gz, .zst), and *.parquet; a folder of them is one source"
-    assert caught.value.hint == known
+    assert caught.value.hint == f"{known}; of another name? infer reads it as what --format says it is"
+
+
+def test_an_empty_folder_is_called_empty_and_one_of_other_files_says_what_is_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the folder is empty"):
+        by_name(tmp_path)
+    write(tmp_path / "notes.txt", "a")
+    with pytest.raises(DataError, match="no kind of source reads") as caught:
+        by_name(tmp_path)
+    assert "--format" not in str(caught.value.hint), "it changes nothing for a folder, whose files are chosen by their names"
 
 
 def test_a_kind_that_is_not_there_is_refused_with_the_nearest(tmp_path: Path) -> None:

@@ -152,12 +152,22 @@ def by_brute_force(base: Path, before: list[int], values: Sequence[tuple[int, ..
     return out
 
 
-@pytest.mark.parametrize("text", [TEXTS[1], TEXTS[3]])
-def test_the_probabilities_of_closed_fields_are_the_product_over_the_trie(base: Path, student: Student, tokenizer: Any, text: str) -> None:
-    engine = Engine(student, task(CLOSED), tokenizer, answer="json", max_tokens=512)
+ROOTED: Fields = {
+    "many": FieldSpec(kind="score", max=110, step=5),
+    "long": FieldSpec(kind="choice", choices=("the same river", "the same river rose", "the same rain", "the same road")),
+    "last": FieldSpec(kind="choice", choices=("to the north", "to the north of it", "to the nor")),
+}
+"""Values that begin alike, and begin each other: what parts them lies several tokens deep."""
+
+
+@pytest.mark.parametrize(("fields", "text"), [(CLOSED, TEXTS[1]), (CLOSED, TEXTS[3]), (ROOTED, TEXTS[1])])
+def test_the_probabilities_of_closed_fields_are_the_product_over_the_trie(
+    base: Path, student: Student, tokenizer: Any, fields: Fields, text: str
+) -> None:
+    engine = Engine(student, task(fields), tokenizer, answer="json", max_tokens=512)
     prediction = answered(engine, examples([*TEXTS[:2], text]))["r2"]
-    plan = AnswerPlan(CLOSED, tokenizer)
-    context = [int(token) for token in Prompt(task(CLOSED), tokenizer).ids(text)[0]]
+    plan = AnswerPlan(fields, tokenizer)
+    context = [int(token) for token in Prompt(task(fields), tokenizer).ids(text)[0]]
     for slot in plan.slots:
         context += slot.before
         expected = by_brute_force(base, context, slot.tokens)
@@ -234,11 +244,14 @@ def test_no_rows_are_no_work(student: Student, tokenizer: Any) -> None:
     assert engine.counts.prefill == 0
 
 
-def test_weights_that_are_no_numbers_are_an_error_and_no_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("answer", "name"), [("json", "score"), ("slots", "score"), ("json", "why"), ("json", "colours")])
+def test_weights_that_are_no_numbers_are_an_error_and_no_answer(tmp_path: Path, answer: str, name: str) -> None:
     base = tiny_base(tmp_path, rms_norm_eps=float("nan"))
-    engine = Engine(choose("mlx").open(base), task(CLOSED), load_tokenizer(base), answer="json", max_tokens=512)
-    with pytest.raises(BackendError, match="r0: the probabilities of score are not numbers"):
-        list(engine.answers(examples(["x"])))
+    fields = CLOSED if name in CLOSED else {name: EVERY_KIND[name]}
+    engine = Engine(choose("mlx").open(base), task(fields), load_tokenizer(base), answer=answer, max_tokens=512)
+    for _ in range(2):
+        with pytest.raises(BackendError, match=f"r0: the probabilities of {name} are not numbers"):
+            list(engine.answers(examples(["x"])))
 
 
 def test_slots_read_each_field_from_the_same_single_pass(student: Student, tokenizer: Any) -> None:

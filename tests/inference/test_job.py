@@ -313,6 +313,42 @@ def test_several_students_answer_in_turns_as_each_would_alone(
     assert sorted(map(str, read_lines(tmp_path / "both.jsonl"))) == pytest.approx(sorted(map(str, results))), "by task and id"
 
 
+def test_a_row_that_several_students_reject_is_one_row(source: Path, engine: Engine, tmp_path: Path) -> None:
+    output = tmp_path / "both.jsonl"
+    with pytest.raises(DataError, match="4 rows were rejected, more than --max-rejects 3"):
+        go(source, output, engine, engine, max_rejects=3)
+    engine.forget()
+    tally = Tally({"student 0": [], "student 1": []}, NUMBER)
+    done = go(source, output, engine, engine, tally=tally, max_rejects=9)
+    assert done.rejected + done.rejected_before == len(read_lines(rejects_of(output))) == 2 * 9, "the file has one line of each student"
+    assert done.rejected_rows == tally.reasons.total == 9 - 4
+    assert sum(count for count, _ in tally.reasons.found.values()) == 9 - 4
+
+
+def test_the_bar_of_several_students_counts_rows(source: Path, engine: Engine, tmp_path: Path) -> None:
+    rows = [Reader(TASK, None, empty=False).examples(read(by_name(source), source)) for _ in range(2)]
+    asked = [Asked(f"student {i}", engine, TASK.fields, own) for i, own in enumerate(rows)]
+    with Progress(quiet=True).step("infer") as bar:
+        run(asked, Places(tmp_path / "both.jsonl"), Tally({it.name: [] for it in asked}, NUMBER), bar, Wanted())
+        assert bar.count == NUMBER
+
+
+def test_of_what_was_done_before_rejected_rows_are_told_apart(source: Path, undisturbed: Path, engine: Engine) -> None:
+    again = go(source, undisturbed, engine)
+    assert (again.skipped, again.answered_before, again.rejected_before) == (NUMBER, 21, 9)
+    assert again.rows_per_hour is None, "nothing was answered"
+
+
+def test_an_output_within_the_input_folder_is_refused_whatever_the_way_to_it(tmp_path: Path) -> None:
+    (tmp_path / "in" / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    for folder in ("in", "link", "in/below/.."):
+        with pytest.raises(OutputError, match="OUTPUT lies in the folder that is INPUT") as found:
+            refuse(tmp_path / "in", tmp_path / folder / "out.jsonl", resume=True)
+        assert str(tmp_path / "out.jsonl") in str(found.value.hint)
+    refuse(tmp_path / "in", tmp_path / "in" / "below" / "out.jsonl", resume=False)
+
+
 def test_of_a_folder_a_reject_names_its_file_within_it(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):

@@ -101,6 +101,50 @@ def test_a_stream_that_nobody_listens_to_any_more_leaves_its_engine_as_it_was(st
     assert {name: row.answer for name, row in again.items()} == {name: row.answer for name, row in before.items()}
 
 
+def test_a_window_of_long_texts_is_of_few(student: Student, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WINDOW_CHARS", 50)
+    texts = (Example(f"n{number}", {}, "x" * 20) for number in range(400))
+    next(engine_of(student, tokenizer, {"flag": FieldSpec(kind="flag")}).stream(texts))
+    assert next(texts).id in ("n3", "n6"), "three at a time"
+
+
+def test_values_stand_in_the_order_of_the_task_whatever_is_known_first(student: Student, tokenizer: Any) -> None:
+    fields = {name: BEHIND[name] for name in reversed(BEHIND)}
+    for prediction in answered(engine_of(student, tokenizer, fields, "slots"), examples(TEXTS[:2])).values():
+        assert list(prediction.answer) == list(prediction.confidence) == list(fields)
+
+
+def test_two_streams_of_one_engine_may_be_read_in_turns(student: Student, tokenizer: Any) -> None:
+    engine = engine_of(student, tokenizer, CLOSED)
+    alone = answered(engine, examples(TEXTS))
+    one, other = engine.stream(examples(TEXTS)), engine.stream(examples(TEXTS[::-1]))
+    found = [next(stream) for _ in TEXTS for stream in (one, other)]
+    for stream, own in ((found[::2], alone), (found[1::2], answered(engine, examples(TEXTS[::-1])))):
+        assert {row.id: row.answer for row in stream if isinstance(row, Prediction)} == {name: row.answer for name, row in own.items()}
+
+
+def test_rows_that_are_refused_come_out_a_window_at_a_time(student: Student, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though none is answered in between."""
+    monkeypatch.setattr(module, "WINDOW", 4)
+    engine = Engine(student, task(CLOSED), tokenizer, answer="json", max_tokens=20)
+    plenty = (Example(f"n{number}", {}, "x") for number in range(400))
+    stream = engine.stream(plenty)
+    assert [next(stream).id for _ in range(9)] == [f"n{number}" for number in range(9)]
+    assert next(plenty).id == "n12", "three windows were taken"
+
+
+def test_rows_without_the_shared_prefix_come_out_a_window_at_a_time(
+    student: Student, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though no other comes between them."""
+    monkeypatch.setattr(module, "WINDOW", 4)
+    engine = Engine(student, replace(task(CLOSED), input="the br{text}"), tokenizer, answer="json", max_tokens=512)
+    plenty = (Example(f"n{number}", {}, "the bridge rose") for number in range(400))
+    stream = engine.stream(plenty)
+    assert {next(stream).id for _ in range(8)} == {f"n{number}" for number in range(8)}
+    assert next(plenty).id == "n8"
+
+
 def test_rows_of_every_kind_come_out_once_each(student: Student, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some with the prefix, some that break it, some that do not fit, in windows that end anywhere."""
     monkeypatch.setattr(module, "WINDOW", 3)
@@ -266,16 +310,32 @@ def test_a_first_field_s_vote_is_its_own_distribution_and_later_ones_average_ove
     assert drawn["r0"].confidence["kind"] == max(drawn["r0"].probabilities["kind"])
 
 
+def test_a_sample_is_drawn_from_everything_that_its_field_may_be(student: Student, tokenizer: Any) -> None:
+    """Not only from what the likeliest answer hangs on."""
+    fields: Fields = {"score": FieldSpec(kind="score", max=110)}
+    greedy = answered(engine_of(student, tokenizer, fields), examples(TEXTS[:3]))
+    drawn = sampled(student, tokenizer, fields, examples(TEXTS[:3]), samples=2, temperature=1.0)
+    for name, prediction in greedy.items():
+        assert drawn[name].probabilities["score"] == pytest.approx(prediction.probabilities["score"], abs=1e-5)
+
+
+def test_each_token_of_a_text_is_a_draw_of_its_own(student: Student, tokenizer: Any) -> None:
+    fields: Fields = {"why": FieldSpec(kind="text", max_chars=30)}
+    drawn = sampled(student, tokenizer, fields, examples(TEXTS[:3]), samples=2, temperature=100.0)
+    assert all(len(set(str(prediction.answer["why"]))) > 8 for prediction in drawn.values()), "at that temperature any letter may follow"
+
+
 def test_the_vote_takes_the_texts_of_the_sample_that_agrees_with_it() -> None:
     fields: Fields = {"flag": FieldSpec(kind="flag"), "why": FieldSpec(kind="text")}
     example = examples(["x"])[0]
     rows = []
     for flag, why, sure in ((False, "low", 0.6), (True, "high", 0.2), (True, "high", 0.3)):
-        row = Row(example, np.zeros(1, np.int32), False, answer={"flag": flag, "why": why})
+        row = Row(example, np.zeros(1, np.int32), False, answer={"flag": flag, "why": why}, forwarded=5)
         row.probabilities["flag"] = [sure, 1 - sure]
         rows.append(row)
     voted = vote(rows, fields)
     assert voted.answer == {"flag": True, "why": "high"}
+    assert voted.forwarded == 15
     assert voted.confidence == {"flag": pytest.approx(1 - 1.1 / 3), "why": pytest.approx(2 / 3)}
 
 

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 MISSING = (
-    "no OpenBLAS here: MLX computes about 30 times slower; install it (Debian: apt-get install libopenblas0-pthread) or run scripts/setup"
+    "no OpenBLAS here: MLX computes about 30 times slower; install it "
+    "(Debian, Ubuntu: apt install libopenblas0; Fedora: dnf install openblas; in a checkout of mlx-distill: scripts/setup)"
 )
 
 

@@ -62,6 +62,11 @@ def on_cpu() -> bool:
     return bool(mx.default_device() == mx.cpu)
 
 
+def _in_parts(x: mx.array) -> bool:
+    """Whether it is computed by the kernels written here, which know float32 alone."""
+    return on_cpu() and x.dtype == mx.float32
+
+
 def exp_below(x: mx.array, top: mx.array) -> mx.array:
     """exp(x - top) for x <= top (which may broadcast), float32; at least exp(-60), and never infinite where x is above after all."""
     if not on_cpu():
@@ -96,14 +101,14 @@ class Gate:
 
 def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
     """x / rms(x) * weight over the last axis (Zhang and Sennrich, 2019)."""
-    if not on_cpu():
+    if not _in_parts(x):
         return mx.fast.rms_norm(x, weight, eps)
     return _scaled(x, _inverse_rms(x, eps), weight)
 
 
 def rms_norm_pull(x: mx.array, weight: mx.array, eps: float, cotangent: mx.array) -> tuple[mx.array, mx.array]:
     """The cotangents of x and, float32, of the weight."""
-    if not on_cpu():
+    if not _in_parts(x):
         dx, dweight = mx.vjp(lambda x, weight: mx.fast.rms_norm(x, weight, eps), [x, weight], [cotangent])[1]
         return dx, dweight.astype(mx.float32)
     inverse = _inverse_rms(x, eps)
@@ -141,7 +146,7 @@ GEGLU = Gate(_geglu, _geglu_pull)
 
 def _negative_exp(x: mx.array) -> tuple[mx.array, mx.array]:
     """exp(-x) as a product of two, which the next kernel multiplies out."""
-    if not on_cpu():
+    if not _in_parts(x):
         return _exp_negative(x), mx.ones((), x.dtype)
     mantissa, exponent = _split_negative(x)
     return mantissa, mx.view(exponent, mx.float32)

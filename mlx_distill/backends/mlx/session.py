@@ -156,6 +156,9 @@ class MlxSession:
         """Where the states lie that will be read."""
         at = growth.reads.start
         for addition in growth.additions.values():
+            if not addition.read:  # a piece of a prompt: what would be read there is never computed, nor held
+                self._said.pop(addition.handle, None)
+                continue
             places = {position: at + i for i, position in enumerate(addition.read)}
             self._said[addition.handle] = _Said(states, places, len(addition.tokens))
             at += len(addition.read)
@@ -179,11 +182,12 @@ class MlxSession:
     ) -> tuple[list[int], list[float]]:
         """Of so many rows that their logits exist at once."""
         assert masks.any(axis=1).all(), "a row has no token to choose from"
-        legal = np.unpackbits(masks.view(np.uint8), axis=1, bitorder="little")[:, : self._head.vocabulary].astype(bool)
-        union = np.flatnonzero(legal.any(axis=0)).astype(np.int32)
+        some = np.bitwise_or.reduce(masks, axis=0).view(np.uint8)
+        union = np.flatnonzero(np.unpackbits(some, bitorder="little")[: self._head.vocabulary]).astype(np.int32)
         hidden = self._states([(handle, -1) for handle in handles])
         if len(union) * FEW < self._head.vocabulary:
-            logits = mx.where(mx.array(legal[:, union]), self._head.logits(hidden, mx.array(union)), -mx.inf)
+            legal = (masks[:, union // 32] >> (union % 32).astype(np.uint32) & 1).astype(bool)
+            logits = mx.where(mx.array(legal), self._head.logits(hidden, mx.array(union)), -mx.inf)
         else:
             union = np.arange(self._head.vocabulary, dtype=np.int32)
             bits = mx.array(masks)

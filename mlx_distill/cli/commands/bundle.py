@@ -9,13 +9,14 @@ import click
 from mlx_distill.cli.options import backend_option, json_option, setting
 from mlx_distill.cli.render import document, failure
 from mlx_distill.errors import BundleError
+from mlx_distill.observe.progress import amount
 
 HERE = "this machine"
 FOLDER = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("places", metavar="RUN FILE", nargs=-1, required=True, type=FOLDER)
+@click.argument("places", metavar="RUN FILE", nargs=-1, type=FOLDER)
 @click.option("--verify", is_flag=True, help="Read every byte of FILE, and name each part that is damaged, missing or additional.")
 @click.option("--without-base", is_flag=True, help="Leave the base out: who opens it needs that very base in the cache, or its checkpoint.")
 @click.option(
@@ -65,7 +66,7 @@ def _verified(found: dict[str, object], as_json: bool) -> int:
         document(found, as_json=as_json, lines=[f"{found['bundle']}: sound, every byte of {found['parts']} parts"])
         return 0
     listed = "".join(f"\n  {fault['part']}: {fault['what']}" for fault in faults)
-    error = BundleError(f"{len(faults)} faults:{listed}", hint="copy the bundle again", file=str(found["bundle"]))
+    error = BundleError(f"{amount(len(faults), 'faults')}:{listed}", hint="copy the bundle again", file=str(found["bundle"]))
     return failure(error, as_json=as_json, beside=found)
 
 
@@ -73,6 +74,8 @@ def _require(
     places: tuple[Path, ...], verify: bool, without_base: bool, platform: str | None, python: str | None, links: Path | None
 ) -> None:
     """Options that belong together. Raises UsageError."""
+    if not places:
+        raise click.UsageError("--verify needs a FILE" if verify else "a RUN and the FILE to be made of it are missing; or --verify FILE")
     if verify and (without_base or platform or python or links):
         raise click.UsageError("--verify takes a FILE and no other option")
     if (python or links) and not platform:

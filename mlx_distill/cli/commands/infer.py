@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mlx_distill.cli.options import backend_option, delimiter_option, json_option, setting
 from mlx_distill.cli.render import document
+from mlx_distill.errors import Interrupted
+from mlx_distill.observe.progress import amount
+
+MISSING = {0: "STUDENT, INPUT and OUTPUT are", 1: "INPUT and OUTPUT are", 2: "OUTPUT is"}
+"""By how many places are named."""
 
 
 @click.command()
-@click.argument("student", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.argument("input", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("places", type=click.Path(path_type=Path), nargs=-1, metavar="STUDENT... INPUT OUTPUT")
 @click.option("--resume", is_flag=True, help="Go on where it stopped; right on nothing at all and on finished work.")
 @click.option("--format", metavar="SUFFIX", help="What INPUT is, whatever its name: jsonl, csv, tsv, ... Default: its suffix; of - jsonl.")
 @delimiter_option
@@ -32,9 +40,7 @@ from mlx_distill.cli.render import document
 @backend_option
 @json_option
 def command(
-    student: tuple[Path, ...],
-    input: Path,
-    output: Path,
+    places: tuple[Path, ...],
     resume: bool,
     format: str | None,
     delimiter: str | None,
@@ -60,12 +66,39 @@ def command(
     """
     from mlx_distill import workflows
 
+    if missing := MISSING.get(len(places)):
+        raise click.UsageError(f"{missing} missing: infer STUDENT... INPUT OUTPUT")
+    *students, input, output = places
     asking = workflows.Asking(samples, temperature, seed, texts=not no_text)
-    done = workflows.infer(
-        setting(as_json=as_json, backend=backend), student, input, output, resume=resume, delimiter=delimiter, format=format,
-        asking=asking, distributions=distributions, max_rejects=max_rejects,
-    )  # fmt: skip
-    skipped = f", {done['skipped']} answered before" if done["skipped"] else ""
-    rejected = f", {done['rejected']} rejected" if done["rejected"] else ""
-    rate = f" ({done['rows_per_hour']:,} rows an hour)" if done["done"] else ""
-    document(done, as_json=as_json, lines=[f"{output}: {done['done']} answered{skipped}{rejected}{rate}"])
+    with _going_on(resume=resume):
+        done = workflows.infer(
+            setting(as_json=as_json, backend=backend), students, input, output, resume=resume, delimiter=delimiter, format=format,
+            asking=asking, distributions=distributions, max_rejects=max_rejects,
+        )  # fmt: skip
+    rate = f" ({done['rows_per_hour']:,} rows an hour)" if done["rows_per_hour"] is not None else ""
+    document(done, as_json=as_json, lines=[f"{output}: {_counted(done)}{rate}"])
+
+
+def _counted(done: Mapping[str, Any]) -> str:
+    """What came of the rows; of several students what came of their answers, and the rows of the input that are bad."""
+    several, before = len(done["students"]) > 1, done["skipped"] - done["rejected_before"]
+    answered = "answers" if several else "answered"
+    rejected = amount(done["rejected_rows"], "rows") if several else done["rejected"]
+    told = {
+        f"{done['done']} {answered}": True,
+        f"{before} {answered} before": before,
+        f"{rejected} rejected": done["rejected"],
+        f"{done['rejected_before']} {'rejects' if several else 'rejected'} before": done["rejected_before"],
+    }
+    return ", ".join(words for words, there in told.items() if there)
+
+
+@contextmanager
+def _going_on(*, resume: bool) -> Iterator[None]:
+    """Whoever breaks off is told the command that goes on: the one that was typed, with --resume."""
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as error:
+        message = error.message if isinstance(error, Interrupted) else "broken off; what had been answered is whole"
+        typed = [*sys.argv[1:], *([] if resume else ["--resume"])]
+        raise Interrupted(message, hint=f"this goes on: {shlex.join(['mlx-distill', *typed])}") from error

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from mlx_distill.data.sources import SourceRow, _files
 from mlx_distill.errors import DataError
@@ -30,14 +31,26 @@ def read(spec: SourceSpec, path: Path) -> Iterator[SourceRow | BadRow]:
     return (row for file in files for row in _rows(file, spec.delimiter))
 
 
+class _Undecoded(NamedTuple):
+    line: int
+    place: int
+    """In bytes, from 1."""
+    byte: int
+
+    def within(self, start: int) -> str:
+        """Said of a record that begins on the line `start`."""
+        where = "the line" if self.line == start else f"line {self.line}"
+        return f"not UTF-8: byte 0x{self.byte:02x}, the {self.place}. of {where}"
+
+
 class _Lines:
-    """A file's lines, counted; and the first since `begin` that was not UTF-8."""
+    """A file's lines, counted; and the first byte since `begin` that was not UTF-8."""
 
     def __init__(self, lines: Iterable[str], path: Path):
         self.lines = _files.numbered(lines, path)
         self.file = _files.name(path)
         self.number = 0
-        self.undecoded: int | None = None
+        self.undecoded: _Undecoded | None = None
 
     def begin(self) -> int:
         """The number of the line to come, with which a record begins."""
@@ -49,8 +62,9 @@ class _Lines:
 
     def __next__(self) -> str:
         self.number, line = next(self.lines)
-        if self.undecoded is None and not line.isascii() and UNDECODED.search(line):
-            self.undecoded = self.number
+        if self.undecoded is None and not line.isascii() and (found := UNDECODED.search(line)):
+            before = len(line[: found.start()].encode("utf-8"))
+            self.undecoded = _Undecoded(self.number, before + 1, ord(found.group()) - 0xDC00)
         return line
 
 
@@ -70,7 +84,7 @@ def _rows(path: Path, delimiter: str | None) -> Iterator[SourceRow | BadRow]:
             except csv.Error as error:
                 yield from _broken(error, start, lines)
                 continue
-            if reason := _problem(cells, columns, lines):
+            if reason := _problem(cells, columns, start, lines):
                 yield BadRow(reason, start, file=lines.file)
             elif cells:
                 yield SourceRow(start, dict(zip(columns, cells, strict=True)), lines.file)
@@ -82,7 +96,7 @@ def _reader(lines: _Lines, path: Path, delimiter: str | None) -> Iterator[list[s
     try:
         return csv.reader(lines, delimiter=str(delimiter), strict=True)
     except (TypeError, ValueError):
-        raise DataError(f"delimiter is one character; got {delimiter!r}", hint='for instance delimiter: ";"', file=lines.file) from None
+        raise DataError(f"delimiter is one character; got {delimiter!r}", hint='for instance ";"', file=lines.file) from None
 
 
 def _header(reader: Iterator[list[str]], lines: _Lines, delimiter: str | None) -> list[str]:
@@ -97,19 +111,20 @@ def _header(reader: Iterator[list[str]], lines: _Lines, delimiter: str | None) -
     except csv.Error as error:
         raise DataError(f"the header cannot be read: {error}", file=lines.file, line=start) from None
     if lines.undecoded:
-        raise DataError("the header is not UTF-8", hint="save the file as UTF-8", file=lines.file, line=lines.undecoded)
+        raise DataError("the header is not UTF-8", hint="save the file as UTF-8", file=lines.file, line=lines.undecoded.line)
     if twice := sorted({column for column in columns if columns.count(column) > 1}):
         names = ", ".join(repr(column) if column else "a column without a name" for column in twice)
         raise DataError(f"the header has {names} more than once", hint="give every column a name of its own", file=lines.file, line=start)
     if delimiter is None and len(columns) == 1 and (other := re.search("[;\t|]", columns[0])):
-        hint = f"set delimiter: {other.group()!r}, or to what it is"
+        mark = '"\\t"' if other.group() == "\t" else f'"{other.group()}"'
+        hint = f"say what separates columns: --delimiter {mark} on the command line, delimiter: {mark} in the recipe"
         raise DataError(f"the header is a single column, {columns[0]!r}", hint=hint, file=lines.file, line=start)
     return columns
 
 
-def _problem(cells: list[str], columns: list[str], lines: _Lines) -> str | None:
+def _problem(cells: list[str], columns: list[str], start: int, lines: _Lines) -> str | None:
     if lines.undecoded:
-        return f"not UTF-8: line {lines.undecoded}"
+        return lines.undecoded.within(start)
     if cells and len(cells) != len(columns):
         return f"{_count(len(cells), 'cell')}, and the header has {_count(len(columns), 'column')}"
     return None

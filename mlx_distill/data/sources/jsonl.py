@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def _reason(error: Exception, raw: bytes) -> str:
         return f"not UTF-8: byte 0x{raw[error.start]:02x}, the {error.start + 1}. of the line"
     if isinstance(error, RecursionError):
         return "not JSON that can be read: nested too deeply"
+    if "set_int_max_str_digits" in str(error):
+        return f"a whole number of more than {sys.get_int_max_str_digits():,} digits; as a text, in quotes, it can be read"
     if not isinstance(error, json.JSONDecodeError):
         return str(error)
     if error.msg.startswith("Unterminated string") or error.pos >= len(error.doc.rstrip()):
