@@ -52,21 +52,6 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("engine"))
-
-
-@pytest.fixture(scope="module")
-def student(base: Path) -> Student:
-    return choose("mlx").open(base)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(base: Path) -> Any:
-    return load_tokenizer(base)
-
-
 def task(fields: Fields, *, instructions: str = INSTRUCTIONS, template: str = "{text}") -> TaskSpec:
     return TaskSpec(instructions=instructions, input=template, fields=fields)
 
@@ -162,7 +147,7 @@ ROOTED: Fields = {
 
 @pytest.mark.parametrize(("fields", "text"), [(CLOSED, TEXTS[1]), (CLOSED, TEXTS[3]), (ROOTED, TEXTS[1])])
 def test_the_probabilities_of_closed_fields_are_the_product_over_the_trie(
-    base: Path, student: Student, tokenizer: Any, fields: Fields, text: str
+    untrained: Path, student: Student, tokenizer: Any, fields: Fields, text: str
 ) -> None:
     engine = Engine(student, task(fields), tokenizer, answer="json", max_tokens=512)
     prediction = answered(engine, examples([*TEXTS[:2], text]))["r2"]
@@ -170,7 +155,7 @@ def test_the_probabilities_of_closed_fields_are_the_product_over_the_trie(
     context = [int(token) for token in Prompt(task(fields), tokenizer).ids(text)[0]]
     for slot in plan.slots:
         context += slot.before
-        expected = by_brute_force(base, context, slot.tokens)
+        expected = by_brute_force(untrained, context, slot.tokens)
         found = prediction.probabilities[slot.name]
         assert sum(found) == pytest.approx(1, abs=1e-9)
         assert found == pytest.approx(expected, abs=1e-4), slot.name
@@ -205,7 +190,7 @@ def test_open_fields_count_their_tokens_too(student: Student, tokenizer: Any) ->
     assert len(found) <= engine.counts.decoded <= engine.counts.decoded + engine.counts.forced <= len(text.encode()) + 20
 
 
-def test_a_text_that_breaks_the_shared_prefix_is_answered_all_the_same(base: Path, student: Student, tokenizer: Any) -> None:
+def test_a_text_that_breaks_the_shared_prefix_is_answered_all_the_same(untrained: Path, student: Student, tokenizer: Any) -> None:
     spec = task({"flag": FieldSpec(kind="flag")}, template="the br{text}")
     prompt = Prompt(spec, tokenizer)
     texts = ["the bridge rose", "the broken dam", "the brook"]
@@ -216,7 +201,7 @@ def test_a_text_that_breaks_the_shared_prefix_is_answered_all_the_same(base: Pat
     plan = AnswerPlan(spec.fields, tokenizer)
     for text, prediction in zip(texts, found.values(), strict=True):
         context = [*map(int, prompt.ids(text)[0]), *plan.slots[0].before]
-        assert prediction.probabilities["flag"] == pytest.approx(by_brute_force(base, context, plan.slots[0].tokens), abs=1e-4)
+        assert prediction.probabilities["flag"] == pytest.approx(by_brute_force(untrained, context, plan.slots[0].tokens), abs=1e-4)
 
 
 def test_a_row_that_is_too_long_loses_its_middle_and_says_so(student: Student, tokenizer: Any) -> None:
@@ -263,9 +248,9 @@ def test_slots_read_each_field_from_the_same_single_pass(student: Student, token
 
 
 @pytest.mark.parametrize("answer", ["slots", "json"])
-def test_an_engine_that_forgets_answers_as_the_student_is_now(base: Path, answer: str) -> None:
-    tokenizer, task = load_tokenizer(base), TaskSpec(instructions=INSTRUCTIONS, input="{text}", fields=CLOSED)
-    student: Any = choose("mlx").open(base)
+def test_an_engine_that_forgets_answers_as_the_student_is_now(untrained: Path, answer: str) -> None:
+    tokenizer, task = load_tokenizer(untrained), TaskSpec(instructions=INSTRUCTIONS, input="{text}", fields=CLOSED)
+    student: Any = choose("mlx").open(untrained)
     student.prepare(LoraShape(2, 8, 0.0, ("q_proj", "v_proj")), optimizer="adamw", weight_decay=0.0, initial=None, seed=0)
     engine = Engine(student, task, tokenizer, answer=answer, max_tokens=256)
 

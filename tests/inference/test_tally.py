@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 
 import pytest
 
 from mlx_distill.inference.tally import Reasons, Tally
-from mlx_distill.observe import memory
 from mlx_distill.observe.progress import Progress
 from mlx_distill.records import BadRow
 
@@ -158,16 +156,3 @@ def test_one_row_is_no_rows(clock: Clock) -> None:
         clock.now += 6
         bar.advance(1)
     assert out.getvalue().splitlines()[1:] == ["infer: 1 of 1 row (100 %)", "infer: done in 6.0 s, 1 row"]
-
-
-def test_memory_is_that_of_this_process(grow: Callable[[int], object]) -> None:
-    before = memory.resident_bytes()
-    held = grow(64 << 20)
-    after = memory.resident_bytes()
-    assert before is not None and after is not None and held is not None
-    assert 48 << 20 < after - before < 256 << 20
-
-
-@pytest.fixture
-def grow() -> Callable[[int], object]:
-    return lambda size: bytearray(b"x") * size
