@@ -169,7 +169,7 @@ def test_before_it_starts_it_says_what_it_will_do(fresh: Path, tmp_path: Path) -
     called = call("train", fresh, "--out", tmp_path / "run", "--set", "train.epochs=1")
     for words in (
         "floods: 40 rows (24 train, 8 valid, 8 test), 0 bad",
-        "1 epochs, 6 steps of 4 x 1 rows",
+        "1 epoch, 6 steps of 4 x 1 rows",
         "at the peak, of ",
         "from step 0",
     ):
