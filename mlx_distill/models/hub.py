@@ -47,7 +47,7 @@ def commit_of(folder: Path) -> str | None:
 def name_of(model: str) -> str:
     """What a model is called away from this machine: a hub id as it is, a local folder by its name alone.
 
-    >>> name_of("Qwen/Qwen2.5-0.5B"), name_of("/home/me/models/tiny"), name_of("../tiny/")
+    >>> name_of("Qwen/Qwen2.5-0.5B"), name_of("/models/tiny"), name_of("../tiny/")
     ('Qwen/Qwen2.5-0.5B', 'tiny', 'tiny')
     """
     if not model.startswith(("/", ".", "~")):
