@@ -78,10 +78,6 @@ class Places:
         return self.output.with_name(self.output.name + suffix)
 
 
-def rejects_of(output: Path) -> Path:
-    return Places(output).rejects
-
-
 def refuse(source: Path, output: Path, *, resume: bool) -> None:
     """Raises OutputError where results cannot be written to OUTPUT: before anything slow is begun."""
     places = Places(output)

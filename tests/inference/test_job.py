@@ -25,11 +25,12 @@ from mlx_distill.inference import journal
 from mlx_distill.inference.engine import Engine
 from mlx_distill.inference.job import Asked, Done, Wanted, run
 from mlx_distill.inference.journal import Journal
-from mlx_distill.inference.output import Places, refuse, rejects_of
+from mlx_distill.inference.output import Places, refuse
 from mlx_distill.inference.tally import Tally
 from mlx_distill.observe.progress import Progress
 from mlx_distill.recipe.schema import FieldSpec, TaskSpec
 from mlx_distill.task.prompt import load_tokenizer
+from tests.answers import rejects_of
 from tests.students import read_lines, tiny_base, write_lines
 
 TASK = TaskSpec(
