@@ -160,7 +160,10 @@ def _write_shard(path: Path, plans: list[Plan], packing: Packing, backend: Backe
         for plan in plans:
             bits = packing.bits if plan.packed else None
             for piece in _pieces(plan):
-                done = backend.quantize({plan.name: piece}, bits=bits, group_size=packing.group_size, dtype=packing.dtype)
+                try:
+                    done = backend.quantize({plan.name: piece}, bits=bits, group_size=packing.group_size, dtype=packing.dtype)
+                except CheckpointError as error:
+                    raise CheckpointError(error.message, hint=error.hint, file=plan.source.file) from None
                 for name, raw in done.items():
                     writer.write(name, raw)
 

@@ -1,17 +1,18 @@
-"""How fast rows are answered, against mlx-lm, and against what arithmetic allows.
+"""How fast rows are answered, against mlx-lm or transformers' `generate`, and against what arithmetic allows.
 
     python scripts/bench_inference.py --quick                      both shapes on a smaller model, under 8 minutes on 2 cores
     python scripts/bench_inference.py --json inference.json        full size, half an hour a turn on 2 cores
     python scripts/bench_inference.py --shape long --rival "mlx-lm best" --repeat 5 --threads 1
     python scripts/bench_inference.py --rival xgrammar --peers FOLDER        FOLDER: where `pip install --target FOLDER xgrammar` put it
+    python scripts/bench_inference.py --quick --backend torch      against transformers' generate; vLLM's engine where it is installed
 
 The same rows, the same random-weights base (Qwen2's layout, float32, heads of 128, the quickstart's tokenizer), the same task: eight
-scores, a choice and a flag. Answered by ours in both modes, and by the rivals (bench.mlx_lm_answers says what they are), each in a process
-of its own that loads, warms up and then answers once; the processes take turns, and ratios are taken within a turn. `mlx-lm best` is tuned
-on the shape's own rows first. The limit is arithmetic (bench.flops).
+scores, a choice and a flag. Answered by ours in both modes, and by the backend's rivals (bench.mlx_lm_answers and bench.generate_answers
+say what they are), each in a process of its own that loads, warms up and then answers once; the processes take turns, and ratios are taken
+within a turn. The best of the rivals is tuned on the shape's own rows first. The limit is arithmetic (bench.flops).
 
 A shape is written prefix/article/answer rows×1, in tokens; `long` and `short` are those of the targets. Before anything is timed, tokens
-that mlx-lm decodes are compared with those that our session chooses with any token allowed: it fails where one differs that is no tie.
+that rivals decode are compared with those that our session chooses with any token allowed: it fails where one differs that is no tie.
 
 --quick takes a hidden size of 768 instead of 1,024, and 3/4 of the tokens of every part: attention keeps its share of the work.
 """
@@ -26,6 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +42,12 @@ from mlx_distill.task.prompt import load_tokenizer
 
 SHAPES = {"long": answer_results.LONG, "short": answer_results.SHORT}
 OURS = tuple(map(answer_results.called, answer_results.OURS))
-FREE = ("mlx-lm default", "mlx-lm best")
-"""Greedy and without a grammar: they must decode what our session would."""
-PEERS = ("xgrammar", "outlines")
-"""They are no dependency of the project: `--peers` says where they lie."""
-TUNED = ("mlx-lm best", "xgrammar")
+FREE = {"mlx": ("mlx-lm default", "mlx-lm best"), "torch": ("generate default", "generate best", "generate prefix cached")}
+"""By backend. Greedy and without a grammar: they must decode what our session would."""
+PEERS = {"mlx": ("xgrammar", "outlines"), "torch": ("vllm",)}
+"""They are no dependency of the project: `--peers` says where they lie, if not in this environment."""
+TUNED = {"mlx": ("mlx-lm best", "xgrammar"), "torch": ("generate best", "generate prefix cached")}
+"""The first is tuned; the others take its settings."""
 COMPARED_ROWS, COMPARED_TOKENS = 8, 16
 TIE = 1e-3
 """Log probability: two tokens that are nearer than this may change places with the order of a sum."""
@@ -72,11 +75,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     repeat = f"turns of all (default: {FULL.repeat}, quick: {QUICK.repeat})"
     parser = command.parser(__doc__, shape=shape, shapes=f"{', '.join(SHAPES)}, or prefix/article/answer rows×1", repeat=repeat)
+    every = [name for names in (*FREE.values(), *PEERS.values()) for name in names]
     parser.add_argument(
-        "--rival", choices=(*FREE, *PEERS), action="append", help=f"may be repeated (default: {', '.join(FREE)}, and with --peers all)"
+        "--rival", choices=every, action="append", help="may be repeated (default: the backend's own, and with --peers all)"
     )
-    parser.add_argument("--peers", type=folder, metavar="FOLDER", help="where xgrammar, outlines and what they need were installed")
-    return parser.parse_args(argv)
+    parser.add_argument("--peers", type=folder, metavar="FOLDER", help="where xgrammar, outlines, vllm and what they need were installed")
+    args = parser.parse_args(argv)
+    args.rival = args.rival or rivals(args.backend, args.peers)
+    if strange := [name for name in args.rival if name not in (*FREE[args.backend], *PEERS[args.backend])]:
+        parser.error(f"{strange[0]} is no rival of {args.backend}; there are {', '.join((*FREE[args.backend], *PEERS[args.backend]))}")
+    return args
+
+
+def rivals(backend: str, peers: Path | None) -> Sequence[str]:
+    """Whom ours is compared with, if nobody is named; a peer that is looked for in this environment and not there is said to be skipped."""
+    if peers:
+        return (*FREE[backend], *PEERS[backend])
+    if backend == "mlx":
+        return FREE[backend]
+    there = [name for name in PEERS[backend] if find_spec(name) is not None]
+    for name in PEERS[backend]:
+        if name not in there:
+            print(f"{name} is not installed: skipped", file=sys.stderr, flush=True)
+    return (*FREE[backend], *there)
 
 
 def shape(text: str) -> Shape:
@@ -94,15 +115,15 @@ def measure(args: argparse.Namespace, folder: Path) -> Iterator[command.Document
     scale = QUICK if args.quick else FULL
     base = folder / "base"
     prepared(base, scale.sizes)
-    rivals = args.rival or (*FREE, *(PEERS if args.peers else ()))
+    threads = command.threads_of(args)
     rows: list[Row] = []
     failed: dict[str, str] = {}
     for shape in args.shape or map(parse, SHAPES.values()):
-        bench = Bench(shape, scale, base, args.threads, args.peers)
-        done = bench.trial(rivals, args.repeat or scale.repeat)
+        bench = Bench(shape, scale, base, args.backend, threads, args.peers)
+        done = bench.trial(args.rival, args.repeat or scale.repeat)
         rows += answer_results.rows(done)
         failed |= bench.failed
-        document = command.document(rows, scale.sizes, done.turns[0]["matmul"], args.threads)
+        document = command.document(rows, scale.sizes, done.turns[0]["matmul"], threads, command.PACKAGES[args.backend])
         document["versions"] |= versions(args.peers)
         yield document | {"targets": answer_results.targets(rows), "failed": failed}
 
@@ -116,14 +137,17 @@ def prepared(base: Path, sizes: Sizes) -> None:
 
 def versions(peers: Path | None) -> dict[str, str]:
     """Of the peers that are there."""
-    return {found.name: found.version for found in distributions(path=[str(peers)]) if found.name in PEERS} if peers else {}
+    return (
+        {found.name: found.version for found in distributions(path=[str(peers)]) if found.name in sum(PEERS.values(), ())} if peers else {}
+    )
 
 
 class Bench:
     """One shape: who answers it, in which order, and what is asked of whom."""
 
-    def __init__(self, shape: Shape, scale: Scale, base: Path, threads: int | None, peers: Path | None):
-        self._shape, self._answered, self._scale, self._base, self._threads = shape, shape.divided(scale.divisor), scale, base, threads
+    def __init__(self, shape: Shape, scale: Scale, base: Path, backend: str, threads: int | None, peers: Path | None):
+        self._shape, self._answered, self._scale, self._base = shape, shape.divided(scale.divisor), scale, base
+        self._backend, self._threads = backend, threads
         self._environment = {"PYTHONPATH": str(peers)} if peers else {}
         self._settings: dict[str, Mapping[str, int]] = {}
         self._questions = questions.draw(self._answered, load_tokenizer(base))
@@ -132,8 +156,8 @@ class Bench:
 
     def trial(self, rivals: Sequence[str], repeat: int) -> answer_results.Trial:
         """The same answers first, then the tuning, then everybody in turn, `repeat` times."""
-        same = self.same([name for name in FREE if name in rivals])
-        self._tune([name for name in TUNED if name in rivals])
+        same = self.same([name for name in FREE[self._backend] if name in rivals])
+        self._tune([name for name in TUNED[self._backend] if name in rivals])
         turns: list[dict[str, Any]] = []
         for turn in range(1, repeat + 1):
             turns.append({"matmul": self._run("matmul")})
@@ -159,7 +183,7 @@ class Bench:
         try:
             return self._run(name)
         except Failed as error:
-            if name not in PEERS:
+            if name not in PEERS[self._backend]:
                 raise
             self.failed[name] = str(error).strip().splitlines()[-1]
             print(f"{self._shape}  {name} cannot run: {self.failed[name]}", file=sys.stderr, flush=True)
@@ -175,13 +199,13 @@ class Bench:
         return self._run(kind, rows=COMPARED_ROWS, tokens=COMPARED_TOKENS)
 
     def _tune(self, rivals: Sequence[str]) -> None:
-        """The settings of `mlx-lm best`, which are those of all that use its batches."""
+        """The settings of the best rival, which are those of all that use its batches."""
         if not rivals:
             return
         clock = clock_of(self._run("matmul")["machine"])
         tried: list[tuple[float, Mapping[str, int]]] = []
-        for settings in SETTINGS:
-            measured = self._run("mlx-lm best", settings=dict(settings))
+        for settings in SETTINGS[self._backend]:
+            measured = self._run(TUNED[self._backend][0], settings=dict(settings))
             tried.append((seconds(measured, clock), settings))
             self._say("tuning", " ".join(map(str, settings.values())), measured)
         _, chosen = min(tried, key=lambda each: each[0])
@@ -190,8 +214,8 @@ class Bench:
     def _run(self, kind: str, **asked: Any) -> dict[str, Any]:
         out = self._base.parent / str(self._shape).replace("/", "_") / kind
         asked = {"settings": dict(self._settings.get(kind, {})), **asked}
-        job = Asked(kind=kind, shape=str(self._answered), base=str(self._base), out=str(out), **asked)
-        return alone("bench.answering", job, self._threads, self._environment if kind in PEERS else None)
+        job = Asked(kind=kind, shape=str(self._answered), base=str(self._base), out=str(out), backend=self._backend, **asked)
+        return alone("bench.answering", job, self._threads, self._environment if kind in PEERS[self._backend] else None)
 
     def _say(self, turn: str, name: str, measured: Mapping[str, Any]) -> None:
         took = seconds(measured, "cpu"), seconds(measured, "wall"), measured["peak_memory"] / 1e9

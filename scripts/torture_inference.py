@@ -3,17 +3,21 @@
     .venv/bin/python scripts/torture_inference.py                           50 times SIGKILL, half of them while it writes Parquet
     .venv/bin/python scripts/torture_inference.py --output jsonl --kills 10
     .venv/bin/python scripts/torture_inference.py --signal TERM             the same with SIGTERM: its exit code is 130
+    .venv/bin/python scripts/torture_inference.py --workers 2               two processes answer; they are killed too, and the job goes on
 
 After each death the files must be what tests/answers.py says: every line but a torn last one is JSON and a legal answer, none stands there
 twice, a Parquet file is whole or not there. In the end no row is lost, none doubled, each reject is there once; answers are those of the
 job in peace, and confidences too, to 0.001. A job that ends before all deaths were died is compared, and another one is begun. A fifth of
-the deaths fall into the start, a fifth into the last tenth of a job, where what was written is brought together. Exit code 1 on any fault.
+the deaths fall into the start, a fifth into the last tenth of a job, where what was written is brought together. Of several workers, none
+may outlive its job; about every other life loses one or two, each killed at a moment that is drawn. Exit code 1 on any fault.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -29,6 +33,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from tests.answers import answered, differences, faults, lines, rejects_of, results, unmerged
 from tests.jobs import COMMAND, environment, row, task_of, tiny_run
+from tests.processes import children, runs
 
 IN_THE_START, IN_THE_END = 0.2, 0.2
 """Shares of the deaths."""
@@ -36,6 +41,10 @@ LAST = 0.9
 """Where the end begins: so much has been answered."""
 LONGEST = 300.0
 """Seconds, of any one life."""
+LINGERING = 10.0
+"""Seconds that a worker may outlive its job: a machine that is busy takes a while to tell it."""
+KILLED_TOO = (0, 0, 1, 2)
+"""Workers that are killed in a life; one is drawn."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +64,8 @@ class Death:
 class Place:
     """A run and texts to answer, bad ones among them; `peace` is the output of the job that nobody disturbed."""
 
-    def __init__(self, folder: Path, suffix: str, rows: int):
-        self.folder, self.suffix, self.run = folder, suffix, folder / "run"
+    def __init__(self, folder: Path, suffix: str, rows: int, workers: int):
+        self.folder, self.suffix, self.run, self.workers = folder, suffix, folder / "run", workers
         self.input, self.peace = folder / "texts.jsonl", folder / "peace" / f"answers{suffix}"
         self.start = self.life = 0.0
         """Seconds until the first answers, and in all."""
@@ -69,7 +78,7 @@ class Place:
     def begin(self, output: Path) -> subprocess.Popen[bytes]:
         output.parent.mkdir(parents=True, exist_ok=True)
         with (self.folder / "stderr").open("wb") as said:
-            command: list[str | Path] = [COMMAND, "infer", self.run, self.input, output, "--resume"]
+            command: list[str | Path] = [COMMAND, "infer", self.run, self.input, output, "--resume", "--workers", str(self.workers)]
             return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=environment(self.folder))
 
     def said(self) -> str:
@@ -109,6 +118,7 @@ class Torture:
         self.place, self.deaths, self.signal, self.before = place, deaths, number, before
         self.random = random.Random(f"{seed} {place.suffix}")
         self.died: list[Death] = []
+        self.killed_workers = 0
         self.ended: list[list[str]] = []
         """Of each job that came to its end: what differs."""
         self.late, self.end = self._late(), 2 * (1 - LAST) * (place.life - place.start)
@@ -154,18 +164,32 @@ class Torture:
         child = self.place.begin(output)
         if phase != "start":
             self.place.wait_for(child, output, before + 1)
-        try:
-            child.wait(self.random.uniform(0, self._longest(phase)))
-        except subprocess.TimeoutExpired:
+        self._live_on(child, self.random.uniform(0, self._longest(phase)))
+        workers = children(child.pid)
+        if child.poll() is None:
             child.send_signal(self.signal)
         moment, code = time.monotonic() - began, child.wait(LONGEST)
-        if code == 0:
+        left = list(_left(workers))
+        if code == 0 and not left:
             return True
-        found = faults(output, self.place.task) + list(self._unexpected(code))
+        found = faults(output, self.place.task) + list(self._unexpected(code)) + left
         rows = None if found else answered(output)
         self.died.append(Death(self.before + len(self.died) + 1, self.place.suffix[1:], phase, round(moment, 3), rows, code, found))
         print(line(self.died[-1]), flush=True)
         return False
+
+    def _live_on(self, child: subprocess.Popen[bytes], seconds: float) -> None:
+        """For so long, or to its end; workers are killed meanwhile."""
+        until = time.monotonic() + seconds
+        number = self.random.choice(KILLED_TOO) if self.place.workers > 1 else 0
+        for moment in [*sorted(until - self.random.uniform(0, seconds) for _ in range(number)), None]:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(max(0.0, (until if moment is None else moment) - time.monotonic()))
+            workers = sorted(children(child.pid)) if moment is not None else []
+            if workers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.random.choice(workers), signal.SIGKILL)
+                    self.killed_workers += 1
 
     def _longest(self, phase: str) -> float:
         """Seconds; but in the start, after the first answers. In the middle so many that a job has died its share when an end is due."""
@@ -193,12 +217,22 @@ class Torture:
         print(f"      {self.place.suffix[1:]} job {len(self.ended)} came to its end: {shown or 'the same as in peace'}", flush=True)
 
     def _unlike_in_peace(self, output: Path) -> Iterator[str]:
-        if code := self.place.begin(output).wait(LONGEST):
+        child = self.place.begin(output)
+        self._live_on(child, self.place.life)
+        if code := child.wait(LONGEST):
             yield f"its exit code is {code}: {self.place.said()[-300:]}"
             return
         yield from faults(output, self.place.task) or differences(output, self.place.peace)
         there = {path.name for path in output.parent.iterdir()} - {path.name for path in self.place.peace.parent.iterdir()}
         yield from (f"{name} is left" for name in sorted(there))
+
+
+def _left(workers: set[int]) -> Iterator[str]:
+    """Those that are still there."""
+    until = time.monotonic() + LINGERING
+    while any(map(runs, workers)) and time.monotonic() < until:
+        time.sleep(0.01)
+    yield from (f"worker {pid} has outlived its job" for pid in workers if runs(pid))
 
 
 def line(death: Death) -> str:
@@ -215,27 +249,31 @@ def main() -> int:
     )
     parser.add_argument("--rows", type=int, default=3000, help="of the input (3000)")
     parser.add_argument("--signal", choices=("KILL", "TERM", "INT"), default="KILL")
+    parser.add_argument("--workers", type=int, default=1, help="processes that answer, and are killed too where they are several (1)")
     parser.add_argument("--seed", type=int, default=0, help="draws the moments")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what the table shows")
     given = parser.parse_args()
     kinds = ["jsonl", "parquet"] if given.output == "both" else [given.output]
     died: list[Death] = []
     ended: list[list[str]] = []
+    killed_workers = 0
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         for left, kind in zip(range(len(kinds), 0, -1), kinds, strict=True):
-            place = Place(Path(folder), f".{kind}", given.rows)
+            place = Place(Path(folder), f".{kind}", given.rows, given.workers)
             place.measure()
             there = f"{len(results(place.peace))} answers, {len(lines(rejects_of(place.peace)))} rejects"
             print(f"in peace ({kind}): {place.life:.1f} s, of which {place.start:.1f} s start; {there}", flush=True)
             torture = Torture(place, (given.kills - len(died)) // left, getattr(signal, f"SIG{given.signal}"), given.seed, len(died))
             torture.torture()
             died, ended = died + torture.died, ended + torture.ended
+            killed_workers += torture.killed_workers
     bad = [death for death in died if death.faults] + [found for found in ended if found]
     phases = Counter(death.phase for death in died)
     print(f"{len(died)} deaths ({', '.join(f'{phases[phase]} in the {phase}' for phase in ('start', 'middle', 'end'))}), {len(ended)} jobs")
-    print(f"came to their end; {len(bad)} of them bad")
+    print(f"came to their end; {len(bad)} of them bad" + (f"; {killed_workers} workers were killed beside" if given.workers > 1 else ""))
     if given.json:
         document = {"signal": given.signal, "seed": given.seed, "rows": given.rows, "deaths": [*map(asdict, died)], "ended": ended}
+        document |= {"workers": given.workers, "killed_workers": killed_workers}
         given.json.write_text(json.dumps(document, indent=2) + "\n")
     return 1 if bad else 0
 

@@ -26,7 +26,7 @@ Sources = Mapping[str, str]
 Rule = Callable[[Sources], Iterator[str]]
 
 TREE = [
-    "__init__", "errors", "files", "records", "catalog", "observe", "models", "recipe", "task", "data", "backends", "convert",
+    "__init__", "errors", "files", "memory", "records", "catalog", "observe", "models", "recipe", "task", "data", "backends", "convert",
     "training", "inference", "oracle", "evaluation", "bundle", "workflows", "cli", "__main__",
 ]  # fmt: skip
 """From top to bottom: a line may import only from lines above it, and a package from itself."""

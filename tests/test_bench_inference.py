@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import bench_inference  # noqa: E402
-from bench import answer_results, flops, questions  # noqa: E402
+from bench import answer_results, answering, flops, questions  # noqa: E402
 from bench.alone import Failed  # noqa: E402
 from bench.asked import Asked  # noqa: E402
 from bench.model import Sizes  # noqa: E402
@@ -147,22 +146,34 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def decoded(kind: str, base: Path) -> dict[str, Any]:
-    """What the process of that kind would say, in this one."""
-    from bench import mlx_lm_answers, our_answers
+SETTINGS = {"mlx-lm best": {"prefill_batch_size": 2, "completion_batch_size": 2}, "generate best": {"batch_size": 2}}
 
-    answer = our_answers.answer_freely if kind == "ours free" else mlx_lm_answers.answer
-    settings = {"prefill_batch_size": 2, "completion_batch_size": 2} if kind == "mlx-lm best" else {}
-    return asdict(answer(Asked(kind=kind, shape=SHAPE, base=str(base), out="", settings=settings, tokens=12)))
+
+def decoded(kind: str, base: Path, backend: str = "mlx") -> dict[str, Any]:
+    """What the process of that kind would say, in this one."""
+    asked = Asked(kind, SHAPE, str(base), out="", settings=SETTINGS.get(kind, {}), tokens=12, backend=backend)
+    return answering.run(asked)
 
 
 def test_mlx_lm_decodes_the_tokens_that_our_session_chooses(base: Path) -> None:
     ours = decoded("ours free", base)
     assert {len(tokens) for tokens in ours["ids"].values()} == {12}
-    for rival in bench_inference.FREE:
+    for rival in bench_inference.FREE["mlx"]:
         found = bench_inference.compared(parse(SHAPE), rival, ours, decoded(rival, base))
         assert found["rows"] == 4
         assert found["same"] >= 3  # one may meet a tie
+
+
+def test_generate_decodes_the_tokens_that_our_session_chooses(base: Path) -> None:
+    pytest.importorskip("transformers")
+    ours = decoded("ours free", base, "torch")
+    for rival in bench_inference.FREE["torch"]:
+        theirs = decoded(rival, base, "torch")
+        found = bench_inference.compared(parse(SHAPE), rival, ours, theirs)
+        assert found["rows"] == 4
+        assert found["same"] >= 3  # one may meet a tie
+        assert theirs["decoded"] == 4 * 12
+        assert theirs["forwarded"] >= theirs["prompt"] + theirs["decoded"] - 4  # the last token of a row goes through no layer
 
 
 def test_an_mlx_lm_that_computes_something_else_is_found(base: Path, tmp_path: Path) -> None:
@@ -175,7 +186,7 @@ def test_an_mlx_lm_that_computes_something_else_is_found(base: Path, tmp_path: P
 
 
 def test_a_peer_that_cannot_run_is_named_and_the_others_go_on(base: Path, tmp_path: Path) -> None:
-    bench = bench_inference.Bench(parse(SHAPE), bench_inference.Scale(TINY, 1, 1), base, None, tmp_path)
+    bench = bench_inference.Bench(parse(SHAPE), bench_inference.Scale(TINY, 1, 1), base, "mlx", None, tmp_path)
     assert bench.measured("outlines") is None
     assert "No module named 'outlines'" in bench.failed["outlines"]
 

@@ -15,8 +15,9 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import bench_training  # noqa: E402
-from bench import flops, results, shapes  # noqa: E402
-from bench.model import Sizes, proportioned  # noqa: E402
+from bench import child, flops, results, shapes  # noqa: E402
+from bench.job import Job  # noqa: E402
+from bench.model import Sizes, proportioned, write_adapter, write_base  # noqa: E402
 from bench.ours import group  # noqa: E402
 from bench.shapes import Row, parse  # noqa: E402
 
@@ -158,11 +159,51 @@ def test_ratios_are_taken_within_a_turn_and_rival_by_ours() -> None:
 
 
 def test_trainers_that_do_not_train_the_same_are_found() -> None:
-    turn = {name: {"first_loss": 7.0} for name in bench_training.TRAINERS}
+    turn = {name: {"first_loss": 7.0} for name in ("ours", *bench_training.RIVALS["mlx"])}
     bench_training.agree(parse("5/5/5 1x1"), turn)
     for wrong in (7.01, float("nan")):
         with pytest.raises(bench_training.Failed, match="mlx-lm best has a loss of"):
             bench_training.agree(parse("5/5/5 1x1"), turn | {"mlx-lm best": {"first_loss": wrong}})
+
+
+def test_targets_are_judged_on_their_own_shape() -> None:
+    row = {"shape": "600/40-150/20-60 16x1", "rival": "peft best", "time_ratio": 4.5, "memory_ratio": 0.31}
+    asked = results.targets([row, row | {"rival": "peft default"}, row | {"shape": "10/20/5 2x1"}])
+    assert [(each["asked"], each["measured"], each["met"]) for each in asked] == [("≥ 4.4", 4.5, True), ("≤ 0.3", 0.31, False)]
+    assert "| ≤ 0.3 | 0.31 | no |" in results.judged(asked)
+
+
+def test_who_is_not_installed_is_named_and_skipped(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_training, "find_spec", lambda name: None)
+    assert bench_training.present(["peft best", "trl sorted"]) == ["peft best"]
+    assert "trl is not installed: trl sorted is skipped" in capsys.readouterr().err
+
+
+def test_a_rival_of_the_other_backend_is_refused() -> None:
+    with pytest.raises(SystemExit):
+        bench_training.arguments(["--backend", "torch", "--rival", "mlx-lm best"])
+
+
+def test_peft_trains_the_same_rows_to_the_same_adapter_as_ours(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    write_base(tmp_path / "base", TINY)
+    write_adapter(tmp_path / "adapter", TINY)
+    kinds = ("ours", "peft best", "peft default")
+
+    def run(kind: str, **more: Any) -> dict[str, Any]:
+        (tmp_path / kind).mkdir()
+        folders = {name: str(tmp_path / name) for name in ("base", "adapter")}
+        job = Job(kind, "10/6-12/3-6 2x2", 1, TINY.vocabulary, 8, **folders, out=str(tmp_path / kind), backend="torch", **more)
+        return child.run(job)
+
+    found = {kind: run(kind) for kind in kinds}
+    bench_training.agree(parse("10/6-12/3-6 2x2"), found)
+    assert len({measured["learned"] for measured in found.values()}) == 1
+    assert found["ours"]["padded"] == 0
+    assert found["peft default"]["padded"] >= found["peft best"]["padded"]
+    nats = run("judge", adapters={"initial": str(tmp_path / "adapter"), **{kind: str(tmp_path / kind) for kind in kinds}})
+    assert nats["ours"] < nats["initial"] - 1e-4
+    assert nats["peft best"] == pytest.approx(nats["ours"], abs=2e-5)
 
 
 def test_a_tiny_run_trains_everybody_alike_and_writes_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from mlx_distill.backends.choose import PACKAGES, missing
 from mlx_distill.data.split import text_key
 from mlx_distill.recipe.check import check
 from mlx_distill.recipe.load import load
+from mlx_distill.recipe.lock import read_lock
 from mlx_distill.recipe.schema import Recipe
 from mlx_distill.workflows.preparation import Prepared
 
@@ -97,12 +99,16 @@ def test_the_base_is_small_enough_for_the_repository() -> None:
     assert sum(path.stat().st_size for path in (QUICKSTART / "base").rglob("*") if path.is_file()) <= 12 * MEGABYTE
 
 
-def test_the_main_job_runs_end_to_end_without_a_network(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", [name for name in PACKAGES if not missing(name)])
+def test_the_main_job_runs_end_to_end_without_a_network(tmp_path: Path, backend: str) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
     environment |= {"MLX_DISTILL_CACHE": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hub")}
 
-    run, texts = tmp_path / "run", QUICKSTART / "new_texts.csv"
-    words = [["run", RECIPE, "--out", run, "--limit", 60, "--set", "train.epochs=1"], ["infer", run, texts, run / "new_answers.jsonl"]]
+    run, texts, chosen = tmp_path / "run", QUICKSTART / "new_texts.csv", ["--backend", backend]
+    words = [
+        ["run", RECIPE, "--out", run, "--limit", 60, "--set", "train.epochs=1", *chosen],
+        ["infer", run, texts, run / "new_answers.jsonl", *chosen],
+    ]
     command = [sys.executable, "-c", OFFLINE, *("|".join(map(str, line)) for line in words)]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -111,4 +117,5 @@ def test_the_main_job_runs_end_to_end_without_a_network(tmp_path: Path) -> None:
     assert report["metrics"].keys() >= {f"{metric}.{name}" for metric in ("accuracy", "macro_f1", "ece") for name in fields}
     assert report["baselines"].keys() >= {"majority", "tfidf"}
     assert (run / "report.html").is_file()
+    assert read_lock(run / "recipe.lock.yaml")[1]["backend"] == backend
     assert (done["done"], done["rejected"]) == (len(table("new_texts.csv")), 0)

@@ -21,7 +21,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from mlx_distill.backends.base import LoraShape
-from mlx_distill.backends.mlx.ranks import MlxRanks, join, share
+from mlx_distill.backends.mlx.ranks import MlxRanks, join
+from mlx_distill.backends.shares import share
 from mlx_distill.records import Group
 from tests import runs
 from tests.backends import plain
@@ -142,7 +143,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("MLX_DISTILL_CACHE", str(folder / "cache"))
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.setenv("TMPDIR", str(folder / "temporary"))
-        assert call("train", folder / "recipe.yaml", "--out", folder / "one").code == 0
+        assert call("train", folder / "recipe.yaml", "--out", folder / "one", "--backend", "mlx").code == 0
         yield folder
 
 

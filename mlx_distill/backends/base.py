@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_distill.models.estimates import Device
 from mlx_distill.records import Group, Ids, LossSum, Step
 from mlx_distill.records import RawTensor as RawTensor
 
@@ -47,12 +48,10 @@ class Machine:
     device: str
     memory: int
     compute_dtype: str
+    working: Device
+    """How computing takes memory there."""
     blas: str | None = None
     note: str | None = None
-    tile: int = 0
-    """Scores of attention that exist at once in training, float32 ..."""
-    logits: int = 0
-    """... and logits."""
 
 
 class Ranks(Protocol):
@@ -230,6 +229,7 @@ class Backend(Protocol):
         """Cast floating tensors to `dtype` (None: leave them), then pack those that the caller has chosen, as MLX does.
 
         bits None: cast alone. A packed `X.weight` becomes `X.weight` (U32), `X.scales`, `X.biases`. The caller passes to one call
-        only tensors to be treated alike.
+        only tensors to be treated alike. The bytes are the same of every backend, on every machine: those of MLX on a CPU. Raises
+        CheckpointError, naming the tensor, where a weight (once cast) or a scale is infinite or NaN.
         """
         ...

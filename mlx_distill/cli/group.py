@@ -20,10 +20,10 @@ from mlx_distill.cli import render
 from mlx_distill.cli.main import COMMANDS
 from mlx_distill.errors import DistillError, Interrupted
 from mlx_distill.observe.interrupts import SIGNALS, stop
-from mlx_distill.observe.launched import rank_of
+from mlx_distill.observe.launched import launcher_of, rank_of
 
 TOGETHER = ("run", "train")
-"""What several processes may do together, started by mlx.launch."""
+"""What several processes may do together, started by mlx.launch or torchrun."""
 REPORT = "this is a fault of mlx-distill, not yours: please report it with the lines above"
 
 
@@ -40,8 +40,8 @@ class Commands(click.Group):
     def resolve_command(self, context: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(f"no command {args[0]!r} ({catalog.nearest(args[0], list(COMMANDS))})")
-        if args and args[0] in COMMANDS.keys() - {*TOGETHER} and rank_of(os.environ) is not None:
-            raise click.UsageError(f"{args[0]} is the work of one process: start it without mlx.launch")
+        if args and args[0] in COMMANDS.keys() - {*TOGETHER} and (launcher := launcher_of(os.environ)) is not None:
+            raise click.UsageError(f"{args[0]} is the work of one process: start it without {launcher}")
         return super().resolve_command(context, args)
 
 

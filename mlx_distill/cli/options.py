@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mlx_distill import catalog
+from mlx_distill.backends.choose import NAMES
 
 if TYPE_CHECKING:
     from mlx_distill.workflows import Setting
@@ -22,8 +23,8 @@ def json_option(command: Command) -> Command:
 
 
 def backend_option(command: Command) -> Command:
-    text = "What computes: auto takes the best that is here."
-    return click.option("--backend", type=click.Choice(["auto", "mlx"]), default="auto", show_default=True, help=text)(command)
+    text = "What computes: auto takes the fastest that is here; a training is gone on with by what it was begun with."
+    return click.option("--backend", type=click.Choice(NAMES), default=NAMES[0], show_default=True, help=text)(command)
 
 
 def delimiter_option(command: Command) -> Command:

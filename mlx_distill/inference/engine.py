@@ -9,6 +9,7 @@ The engine knows prompts, plans and lanes; nothing of files, ids on disk or trai
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -76,18 +77,22 @@ class Engine:
 
         A row that is bad already comes back as it is, in its place among the others: an endless stream of them takes no memory either.
         """
-        yield from (result for _, result in self._numbered(examples))
+        yield from (result for _, result in self.numbered(examples))
 
     def answers(self, examples: Sequence[Example | BadRow]) -> Iterator[Prediction | BadRow]:
         """The same in the order of the examples."""
-        out = dict(self._numbered(examples))
+        out = dict(self.numbered(examples))
         yield from (out[number] for number in range(len(examples)))
 
     def forget(self) -> None:
         """Drop what was computed with the student's weights: of one that goes on learning it would be another's."""
         self._sessions.clear()
 
-    def _numbered(self, examples: Iterable[Example | BadRow]) -> Iterator[tuple[int, Prediction | BadRow]]:
+    def numbered(self, examples: Iterable[Example | BadRow | None]) -> Iterator[tuple[int, Prediction | BadRow]]:
+        """As `stream`, each with the number of its example. None among them, which has no number: more may come, but not now.
+
+        What there is goes on meanwhile. Where all that there was is answered, the next example is waited for.
+        """
         numbers: dict[int, int] = {}
         """Of each row that is being answered, by its task's identity."""
         bad: list[tuple[int, BadRow]] = []
@@ -109,7 +114,7 @@ class Engine:
                         (apart if len(made.prompt) == len(made.rows[0].tokens) else shared).append(made)
                 # The longest first: what does not fit shows at once, and the last to be done are short.
                 yield sorted(shared, key=lambda task: -len(task.prompt))
-                if len(apart) >= WINDOW or len(bad) >= WINDOW:
+                if len(apart) >= WINDOW or len(bad) >= WINDOW or (not window and len(numbers) == len(apart)):
                     return
             over = True
 
@@ -149,14 +154,16 @@ class Engine:
         return Prediction(row.example.id, answer, sure, whole, overall, tier, row.trimmed, row.forwarded)
 
 
-def _windows(examples: Iterable[Example | BadRow]) -> Iterator[list[tuple[int, Example | BadRow]]]:
-    """Some examples at a time, with their numbers."""
+def _windows(examples: Iterable[Example | BadRow | None]) -> Iterator[list[tuple[int, Example | BadRow]]]:
+    """Some examples at a time, with their numbers; those that there are, or none, where no more come now."""
     window: list[tuple[int, Example | BadRow]] = []
+    numbers = itertools.count()
     chars = 0
-    for number, example in enumerate(examples):
-        window.append((number, example))
-        chars += 0 if isinstance(example, BadRow) else len(example.text)
-        if len(window) == WINDOW or chars >= WINDOW_CHARS:
+    for example in examples:
+        if example is not None:
+            window.append((next(numbers), example))
+        chars += len(example.text) if isinstance(example, Example) else 0
+        if len(window) == WINDOW or chars >= WINDOW_CHARS or example is None:
             yield window
             window, chars = [], 0
     if window:

@@ -6,17 +6,17 @@ memory is the same however many rows there are. The job knows rows and results; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mlx_distill.data.seen import Seen
 from mlx_distill.errors import DataError
-from mlx_distill.inference.engine import Engine
 from mlx_distill.inference.journal import Journal, lines_of
 from mlx_distill.inference.output import Places, distributions, reject_key, reject_line, result_key, result_line
+from mlx_distill.inference.row import Counts
 from mlx_distill.inference.tally import Tally
 from mlx_distill.observe.progress import Step as Bar
 from mlx_distill.observe.progress import amount
@@ -24,7 +24,16 @@ from mlx_distill.recipe.schema import FieldSpec
 from mlx_distill.records import BadRow, Example, Prediction
 
 TURN = 512
-"""Rows that a student answers before it is another's turn, where there are several."""
+"""Rows that a student answers before it is another's turn, where there are several; with several workers, of each."""
+
+
+class Answering(Protocol):
+    """An Engine, or a crew's Desk."""
+
+    @property
+    def counts(self) -> Counts: ...
+
+    def stream(self, examples: Iterable[Example | BadRow]) -> Iterator[Prediction | BadRow]: ...
 
 
 @dataclass(slots=True)
@@ -53,7 +62,7 @@ class Asked:
     """A student and what it is to answer. `rows` of all students are the same rows of the input, in the same order."""
 
     name: str
-    engine: Engine
+    engine: Answering
     fields: Mapping[str, FieldSpec]
     rows: Iterator[Example | BadRow]
 
@@ -66,13 +75,14 @@ class Wanted:
     max_rejects: int | None = None
     folder: Path | None = None
     """The input, where it is one: rejects then name their file."""
+    workers: int = 1
 
 
 def run(asked: Sequence[Asked], places: Places, tally: Tally, bar: Bar, wanted: Wanted) -> Done:
     """Answer every row that is not answered yet. Raises DataError where more rows are rejected than `wanted` has patience for."""
     with Journal(places.lines) as results, Journal(places.rejects) as rejects:
         job = _Job(places, results, rejects, tally, bar, wanted, len(asked))
-        turn = TURN if len(asked) > 1 else None
+        turn = TURN * wanted.workers if len(asked) > 1 else None
         more = True
         while more:
             more = sum(job.answer(student, turn) for student in asked) > 0 and turn is not None

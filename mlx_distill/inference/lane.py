@@ -88,7 +88,10 @@ class Lane:
         """Of all that has come in and is not done: tokens, and rows with the samples that a prompt will part into."""
 
     def answer(self, tasks: Iterator[Sequence[Task]]) -> Iterator[Task]:
-        """Each task once its rows are answered, whichever is done first. `tasks` are asked for a few at a time, when there is room."""
+        """Each task once its rows are answered, whichever is done first. `tasks` are asked for a few at a time, when there is room.
+
+        Of no tasks at all (an empty list) there may be more later: nobody who is being answered waits for them.
+        """
         more = True
         try:
             while True:
@@ -96,6 +99,8 @@ class Lane:
                     found = next(tasks, None)
                     more = found is not None
                     self._waiting.extend(found or ())
+                    if self._live:  # whether something came or nothing yet: these go on
+                        break
                 if not self._waiting and not self._live:
                     return
                 yield from self._forward()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 import numpy as np
@@ -32,6 +32,9 @@ class Counts:
     """How often a row took part in one for its answer's sake, once its prompt was through."""
     grammar_seconds: float = 0.0
     """In which masks were computed."""
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, it.name) + getattr(other, it.name) for it in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)

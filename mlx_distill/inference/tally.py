@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlx_distill.observe.memory import resident_bytes
+from mlx_distill.memory import resident_bytes
 from mlx_distill.observe.progress import duration
 from mlx_distill.records import BadRow
 
@@ -67,7 +67,7 @@ def _shape(bad: BadRow) -> str:
 class Tally:
     """`tiers`: of each student by name, in the recipe's order; none for one without. `total`: rows of the input, where that is known.
 
-    `apart`: time left and tiers are drawn beside the figures, and are none of them.
+    `apart`: time left and tiers are drawn beside the figures, and are none of them. `memory`: bytes that the job has now.
     """
 
     def __init__(
@@ -76,11 +76,12 @@ class Tally:
         total: int | None,
         *,
         apart: bool = False,
+        memory: Callable[[], int | None] = resident_bytes,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.total, self.reasons, self._apart = total, Reasons(), apart
         self._tiers = {task: Counter(dict.fromkeys(names, 0)) for task, names in tiers.items() if names}
-        self._clock, self._students = clock, len(tiers)
+        self._clock, self._memory, self._students = clock, memory, len(tiers)
         self._began = self._last = clock()
         self._first: float | None = None
         self._mark = self._began, 0
@@ -141,7 +142,7 @@ class Tally:
         """For the progress line; None where nothing can be said yet, or any more: rate and time left a little behind the first answers."""
         rate = self._rate() if self._settled else None
         left = 0 if self.total is None or self._apart else self.total * self._students - self._passed
-        seen, memory = self._answered + self._rejected, resident_bytes()
+        seen, memory = self._answered + self._rejected, self._memory()
         return {
             "rows/h": (self.rows_per_hour or None) if rate else None,
             "left": duration(left / rate) if rate and left > 0 else None,

@@ -9,19 +9,20 @@ The figure is compared with the measured peak after every run, and in a test. It
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_distill.models.families import family_of
+from mlx_distill.models.families import family_of, windows
 from mlx_distill.models.families._decoder import Sizes
 
 STATE = {"adamw": 2.0, "lion": 1.0, "adafactor": 0.1}
 """Numbers that an optimizer keeps for each one it trains."""
 LEAST = 64
 """Positions whose logits exist at once, however large the vocabulary: a matmul of fewer reads the head more often than it is worth."""
-PASSES = 8
-"""Arrays of the size of a tile, or of a piece of logits, that stand at once while it is computed (measured)."""
+FORWARD = 2048
+"""Tokens of one forward in answering: on most devices a matmul of more is no quicker, and what it keeps in passing grows with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,20 @@ class Device:
     """Scores of attention that exist at once ..."""
     logits: int
     """... and logits; float32 both."""
+    attention: int = 4
+    """Bytes of a number that attention keeps."""
+    forward: int = FORWARD
+    """Tokens of one forward in answering."""
+    passes: int = 8
+    """Arrays of the size of a tile, or of a piece of logits, that stand at once while it is computed (measured); where a cap bends them,
+    one more."""
+    fused: bool = False
+    """Attention has no tiles, but where scores are capped or a window hides some."""
+    eager: bool = False
+    """Nothing is computed before it is needed: of a layer's backward pass one half stands at a time, rows attend one after another, gradients
+    are added to where their sum lies, and values are changed where they are."""
+    block: int = 0
+    """Bytes of packed weights that are unpacked at a time, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +96,7 @@ def training_memory(
 ) -> Memory:
     """Of a completed config. `recompute`: layers keep their inputs alone (gradient checkpointing)."""
     size, numbers = Sizes.of(config), 4 * learnable.parameters
-    inside = _kept_inside(config, size, learnable, device.width)
+    inside = _kept_inside(config, size, learnable, device)
     layers = size.layers - learnable.first_layer
     positions = work.tokens + work.prefix
     cotangents = 2 * layers * 2 * size.kv_heads * size.head * work.prefix * 4  # of the prefix's keys and values: the sum, and one's own
@@ -89,27 +104,29 @@ def training_memory(
         fixed = 2 * size.layers * size.kv_heads * size.head * work.prefix * device.width
         kept = layers * positions * size.hidden * device.width + max(work.tokens, work.prefix) * inside + fixed
     else:
-        kept = (layers - 1) * positions * inside + _kept_last(size, work, inside, device.width)
+        kept = (layers - 1) * positions * inside + _kept_last(size, work, inside, device)
     return Memory(
         weights=weight_bytes,
         learned=int(numbers * ((0 if learnable.whole and device.width == 4 else 1) + 1 + learnable.state)),
-        kept=max(kept + cotangents, numbers),
-        passing=max(_passing_layer(size, work, device), _passing_head(size, learnable, work, device)),
-        applying=3 * numbers,  # the gradient, shortened, and new values or state before the old ones go
+        kept=max(kept + cotangents, 0 if device.eager else numbers),
+        passing=max(_passing_layer(config, size, work, device), _passing_head(config, size, learnable, work, device))
+        + _unpacked(config, weight_bytes, device),
+        applying=0 if device.eager else 3 * numbers,  # the gradient, shortened, and new values or state before the old ones go
     )
 
 
-def _kept_inside(config: Mapping[str, Any], size: Sizes, learnable: Learnable, width: int) -> int:
+def _kept_inside(config: Mapping[str, Any], size: Sizes, learnable: Learnable, device: Device) -> int:
     """Bytes a token in one layer: inputs of norms, attention and gates, and of the projections that are trained.
 
-    Attention keeps queries, keys, values and its result in float32, whatever the model's type.
+    Attention keeps queries, keys, values and its result, in its own type; where that is another one than the model's, some stand in both.
     """
+    width = device.width
     attention = size.heads * size.head + size.kv_heads * size.head
     residual = size.hidden * (bool(learnable.targets & {"q_proj", "k_proj", "v_proj", "qkv_proj"}))
     residual += size.hidden * bool(learnable.targets & {"gate_proj", "up_proj", "gate_up_proj"})
     inner = size.intermediate * (2 + ("down_proj" in learnable.targets))
-    copies = attention * width if width != 4 else 0
-    return 2 * attention * 4 + (_normed(config, size) + residual + inner) * width + copies
+    copies = attention * width if width != device.attention else 0
+    return 2 * attention * device.attention + (_normed(config, size) + residual + inner) * width + copies
 
 
 def _normed(config: Mapping[str, Any], size: Sizes) -> int:
@@ -119,30 +136,44 @@ def _normed(config: Mapping[str, Any], size: Sizes) -> int:
     return sum(heads.get(name, size.hidden) for name in names if name.endswith("norm"))
 
 
-def _kept_last(size: Sizes, work: Work, inside: int, width: int) -> int:
+def _kept_last(size: Sizes, work: Work, inside: int, device: Device) -> int:
     """The last layer goes on with the read positions alone, and of a prefix with none."""
-    every = (work.tokens + work.prefix) * (2 * size.hidden * width + 2 * size.kv_heads * size.head * 4)
+    every = (work.tokens + work.prefix) * (2 * size.hidden * device.width + 2 * size.kv_heads * size.head * device.attention)
     return every + work.read * inside
 
 
-def _passing_layer(size: Sizes, work: Work, device: Device) -> int:
+def _passing_layer(config: Mapping[str, Any], size: Sizes, work: Work, device: Device) -> int:
     """One layer's backward pass: the feed-forward's derivatives, attention's, and its tiles."""
     positions = max(work.tokens, work.prefix)
     forward = 4 * size.intermediate * device.width
     attention = 3 * (2 * size.heads + 4 * size.kv_heads) * size.head * 4
-    tile = min(device.tile, size.heads * work.tokens * (work.prefix + work.longest))
-    return positions * (forward + attention) + PASSES * 4 * tile
+    passes = device.passes + (config.get("attn_logit_softcapping") is not None)
+    halves = max(forward, attention) if device.eager else forward + attention
+    return positions * halves + passes * 4 * _tile(config, size, work, device)
 
 
-def _passing_head(size: Sizes, learnable: Learnable, work: Work, device: Device) -> int:
+def _tile(config: Mapping[str, Any], size: Sizes, work: Work, device: Device) -> int:
+    """Scores that exist at once."""
+    seen = work.prefix + work.longest
+    plain = config.get("attn_logit_softcapping") is not None or any(seen > window for window in windows(config) if window is not None)
+    scores = max(work.tokens * work.prefix, work.prefix**2, work.longest**2) if device.eager else work.tokens * seen
+    return 0 if device.fused and not plain else min(device.tile, size.heads * scores)
+
+
+def _unpacked(config: Mapping[str, Any], weight_bytes: int, device: Device) -> int:
+    """Of the largest matrix, where the base's weights stay packed."""
+    sizes = list(map(math.prod, family_of(config).shapes(config).values()))
+    return min(device.block, device.width * max(sizes)) if weight_bytes < device.width * sum(sizes) else 0
+
+
+def _passing_head(config: Mapping[str, Any], size: Sizes, learnable: Learnable, work: Work, device: Device) -> int:
     """A piece of logits; where the head is trained, the gradient of its table."""
-    table = 4 * 4 * size.vocabulary * size.hidden if learnable.whole else 0
+    table = (2 if device.eager else 4) * 4 * size.vocabulary * size.hidden if learnable.whole else 0
     piece = min(max(device.logits, LEAST * size.vocabulary), work.read * size.vocabulary)
-    return PASSES * 4 * piece + 3 * work.read * size.hidden * 4 + table
+    passes = device.passes + (config.get("final_logit_softcapping") is not None)
+    return passes * 4 * piece + 3 * work.read * size.hidden * 4 + table
 
 
-FORWARD = 2048
-"""Tokens of one forward in answering: a matmul of more is no quicker, and what it keeps in passing grows with them."""
 HELD = 1 << 18
 """Tokens whose keys and values are kept at most: enough rows for every forward to be full."""
 
@@ -156,6 +187,6 @@ def answering_capacity(config: Mapping[str, Any], *, free: int, device: Device) 
     cached = 2 * size.layers * size.kv_heads * size.head * device.width
     queries = (size.heads + 2 * size.kv_heads) * size.head
     passing = (4 * size.hidden + 4 * size.intermediate) * device.width + 3 * queries * 4 + cached
-    left = free - PASSES * 4 * (device.tile + max(device.logits, LEAST * size.vocabulary))
-    forward = max(LEAST, min(FORWARD, left // 3 // passing))
+    left = free - device.passes * 4 * (device.tile + max(device.logits, LEAST * size.vocabulary))
+    forward = max(LEAST, min(device.forward, left // 3 // passing))
     return forward, max(forward, min(HELD, (left - forward * passing) // (2 * cached)))

@@ -27,6 +27,8 @@ MAY_CHANGE = (
 
 `train.keep` is not among them: the best so far is a number in its measure, and would be compared with numbers in another.
 """
+COMPUTED = ("backend", "machine", "versions")
+"""Facts of a lock that say what computed it."""
 PLACES = ("data.source.path", "data.replay.source.path", "base.model", "base.revision")
 """Where things lie may change too: that they are the same things is told by their hashes."""
 
@@ -68,11 +70,16 @@ class Run:
             raise OutputError("nothing has been learned here yet", file=self.path, hint="mlx-distill train RECIPE --out RUN --resume")
         return self.open()
 
-    def relock(self, recipe: Recipe) -> None:
-        """Take down what a resumed run asks for anew."""
-        locked, facts = self.open()
-        if differences(locked, recipe):
-            write_lock(self.lock, recipe, facts=facts)
+    def backend(self) -> str | None:
+        """What it was trained with last. None: it is not begun."""
+        return self.open()[1].get("backend") if self.exists() else None
+
+    def relock(self, recipe: Recipe, facts: Mapping[str, Any]) -> None:
+        """Take down what a resumed run asks for anew, and, of `facts`, on what it goes on where that is another backend."""
+        locked, before = self.open()
+        moved = before.get("backend") != facts.get("backend")
+        if moved or differences(locked, recipe):
+            write_lock(self.lock, recipe, facts=before | {name: facts[name] for name in COMPUTED if moved})
 
     def sweep(self) -> None:
         """Remove what a killed process had begun to write. Only who holds the folder may do it."""

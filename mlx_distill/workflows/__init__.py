@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mlx_distill.backends.base import Backend
 from mlx_distill.errors import DataError, Interrupted, OutputError
 from mlx_distill.recipe.check import check as check_recipe
 from mlx_distill.recipe.check import require
@@ -103,13 +104,12 @@ def evaluate(setting: Setting, out: Path, *, data: Path | None = None, delimiter
     recipe, facts = run.open_learned()
     source = None if data is None else source_of(data, recipe, delimiter)
     with exclusive(out):
-        return _evaluate(setting, run, recipe, facts, source)
+        return _evaluate(setting, setting.choose(), run, recipe, facts, source)
 
 
-def _evaluate(setting: Setting, run: Run, recipe: Recipe, facts: Mapping[str, Any], data: SourceSpec | None) -> Document:
+def _evaluate(setting: Setting, backend: Backend, run: Run, recipe: Recipe, facts: Mapping[str, Any], data: SourceSpec | None) -> Document:
     from mlx_distill.workflows.judgement import Judgement
 
-    backend = setting.choose()
     base = base_of_run(setting, run, recipe, facts, backend)
     student = backend.open(base, adapters={"run": run.adapter}, memory_limit=in_bytes(recipe.train.memory_limit))
     judgement = Judgement(run, recipe, facts, base, student, setting.progress, data)
@@ -144,7 +144,7 @@ def run(setting: Setting, recipe: Path, out: Path, sets: Sequence[str], *, limit
             if document is not None:
                 setting.progress.say("\n".join(["evaluate: done already", *document["summary"]]))
             else:
-                document = _evaluate(setting, place, wanted, facts, None)
+                document = _evaluate(setting, setting.choose(begun=place.backend()), place, wanted, facts, None)
     setting.progress.say(f"next: open {document['report']}\n      mlx-distill infer {out} TEXTS.csv ANSWERS.jsonl")
     return document
 

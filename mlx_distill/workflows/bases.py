@@ -35,10 +35,10 @@ def base_of(setting: Setting, recipe: Recipe, backend: Backend) -> tuple[Path, D
     return folder, {"key": folder.name, "source": spec.model, "revision": commit, **{name: card.get(name) for name in kept}}
 
 
-def base_of_run(setting: Setting, run: Run, recipe: Recipe, facts: Mapping[str, Any], backend: Backend) -> Path:
+def base_of_run(setting: Setting, run: Run, recipe: Recipe, facts: Mapping[str, Any], backend: Backend | None) -> Path:
     """The very base that a run was trained on: the one within it (a bundle's), else out of the cache; made again where neither has it.
 
-    Raises CheckpointError.
+    `backend` None: one is chosen where it is needed, that is, where the base must be made. Raises CheckpointError.
     """
     from mlx_distill.convert import CARD
 
@@ -48,7 +48,7 @@ def base_of_run(setting: Setting, run: Run, recipe: Recipe, facts: Mapping[str, 
     folder = setting.cache / "bases" / str(locked.get("key"))
     if (folder / CARD).is_file():
         return folder
-    folder, card = _made_again(setting, run, recipe, locked, backend)
+    folder, card = _made_again(setting, run, recipe, locked, backend or setting.choose())
     if card["key"] != locked.get("key"):
         hint = f"the adapter fits that base alone: bring it back ({_named(locked)}), or train anew"
         raise CheckpointError(f"{recipe.base.model} is no longer the checkpoint that the run was trained on", file=run.lock, hint=hint)

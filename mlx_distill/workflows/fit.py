@@ -8,6 +8,7 @@ from mlx_distill.catalog import nearest
 from mlx_distill.errors import DistillError
 from mlx_distill.models.checkpoint import Checkpoint, open_checkpoint
 from mlx_distill.models.hub import locate
+from mlx_distill.models.rotary import longest
 from mlx_distill.recipe.load import Loaded
 from mlx_distill.recipe.problem import Problem
 from mlx_distill.recipe.schema import ALL_LINEAR, LoraSpec, Recipe
@@ -31,7 +32,9 @@ def fit(loaded: Loaded, recipe: Recipe, show: int) -> tuple[list[Document], list
         problems.append(_as_problem(loaded, "data.replay.source", error))
     try:
         source = locate(recipe.base.model, recipe.base.revision)
-        problems.extend(loaded.problem(*found) for found in _lora(recipe.lora, open_checkpoint(source)))
+        checkpoint = open_checkpoint(source)
+        found = (*_lora(recipe.lora, checkpoint), *_length(recipe.train.max_tokens, checkpoint))
+        problems.extend(loaded.problem(*each) for each in found)
         if prepared is not None:
             prepared.read(source)
             rows = example_rows(prepared, show)
@@ -49,6 +52,13 @@ def _lora(spec: LoraSpec | None, checkpoint: Checkpoint) -> Iterator[tuple[str, 
         yield "lora.targets", f"this base has no projection {name!r}", nearest(name, known)
     if spec.last is not None and spec.last > layers:
         yield "lora.layers", f"this base has {layers} layers; got {spec.layers!r}", "layers: all"
+
+
+def _length(tokens: int, checkpoint: Checkpoint) -> Iterator[tuple[str, str, str | None]]:
+    """Whether rows may become longer than this base answers as its original does."""
+    most = longest(checkpoint.config)
+    if most is not None and tokens > most:
+        yield "train.max_tokens", f"this base answers rows of up to {most} tokens as its original does; got {tokens}", f"max_tokens: {most}"
 
 
 def _as_problem(loaded: Loaded, path: str, error: DistillError) -> Problem:

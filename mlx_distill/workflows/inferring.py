@@ -25,7 +25,8 @@ from mlx_distill.recipe.layers import neighbour
 from mlx_distill.recipe.schema import Recipe, SourceSpec
 from mlx_distill.task.prompt import columns
 from mlx_distill.workflows.setting import Document, Setting, peak_memory
-from mlx_distill.workflows.students import Asking, Student, choose_students, open_chosen
+from mlx_distill.workflows.staff import Staff, staffed, workers_of
+from mlx_distill.workflows.students import Asking, Chosen, choose_students
 
 DEFAULT_FORMAT = "jsonl"
 """Of standard input."""
@@ -61,8 +62,12 @@ def infer(
     asking: Asking | None = None,
     distributions: bool = False,
     max_rejects: int | None = None,
+    workers: int | None = 1,
 ) -> Document:
-    """Answers every text of a file. Rejects alone are no failure; more than `max_rejects` are. Raises DataError, OutputError, ..."""
+    """Answers every text of a file. Rejects alone are no failure; more than `max_rejects` are. Raises DataError, OutputError, ...
+
+    `workers`: processes that answer; None: one for each GPU (see `staff`). Who of them answers a row changes no result.
+    """
     started = time.monotonic()
     asking = asking or Asking()
     refuse(source, output, resume=resume)
@@ -70,6 +75,7 @@ def infer(
     asking.require(chosen)
     if max_rejects is not None and max_rejects < 0:
         raise DataError(f"--max-rejects {max_rejects}: 0 stops at the first", hint="--max-rejects 100, or leave it out for any number")
+    number = workers_of(setting, workers)
     names = [it.name for it in chosen]
     spec = source_of(source, chosen[0].recipe, delimiter, format=format)
     places = Places(output)
@@ -86,17 +92,17 @@ def infer(
         if begun.finished is not None:
             rows, results, rejected = (begun.finished[name] for name in ("rows", "results", "rejected"))
             before_it = job.Done(rows, skipped=results, rejected_before=rejected)
-            return _document(before_it, names, places, started, [], _warnings(setting, before_it, places))
-        wanted = job.Wanted(distributions, max_rejects, given.folder)
-        opened = open_chosen(setting, chosen, asking, whole=distributions)
-        done, warnings = _answer(setting, opened, given, places, wanted)
+            return _document(before_it, names, places, started, _warnings(setting, before_it, places))
+        wanted = job.Wanted(distributions, max_rejects, given.folder, number)
+        with staffed(setting, chosen, asking, whole=distributions, workers=number) as staff:
+            done, warnings = _answer(setting, staff, chosen, asking, given, places, wanted)
         if typed is not None:
             _merge(setting, places, typed)
         results = done.done + done.rejected + done.skipped
         identity.finish(places, now, {"rows": done.rows, "results": results, "rejected": done.rejected + done.rejected_before})
         if typed is not None:
             places.lines.unlink(missing_ok=True)
-    return _document(done, names, places, started, opened, warnings)
+    return _document(done, names, places, started, warnings, staff, number)
 
 
 def source_of(path: Path, recipe: Recipe, delimiter: str | None, *, format: str | None = None) -> SourceSpec:
@@ -124,14 +130,17 @@ def _is_large(source: Path) -> bool:
     return source.is_file() and source.stat().st_size > 1 << 30
 
 
-def _answer(setting: Setting, students: Sequence[Student], given: Input, places: Places, wanted: job.Wanted) -> tuple[job.Done, list[str]]:
+def _answer(
+    setting: Setting, staff: Staff, students: Sequence[Chosen], asking: Asking, given: Input, places: Places, wanted: job.Wanted
+) -> tuple[job.Done, list[str]]:
     """What was done, and warnings. Raises Interrupted where a signal ends it."""
     progress, terminal = setting.progress, setting.progress.is_terminal
-    tally = Tally({it.name: list(it.recipe.task.tiers) for it in students}, given.rows, apart=terminal)
+    tally = Tally({it.name: list(it.recipe.task.tiers) for it in students}, given.rows, apart=terminal, memory=staff.memory)
     rows = itertools.tee(read(given.spec, given.path), len(students))  # a turn's rows are held, no more
     asked = [
-        job.Asked(it.name, it.engine, it.fields, it.reader().examples(own)) for it, own in zip(students, rows, strict=True)
-    ]  # fmt: skip
+        job.Asked(it.name, staff.engines[it.name], it.fields(asking), it.reader().examples(own))
+        for it, own in zip(students, rows, strict=True)
+    ]
     with progress.showing(_Board(tally)), progress.step("infer", given.rows, unit="rows") as bar:
         try:
             done = job.run(asked, places, tally, bar, wanted)
@@ -170,7 +179,7 @@ def _tell(setting: Setting, tally: Tally, places: Places) -> None:
         setting.progress.say("\n".join(lines))
 
 
-def _warnings(setting: Setting, done: job.Done, places: Places, tally: Tally | None = None, students: Sequence[Student] = ()) -> list[str]:
+def _warnings(setting: Setting, done: job.Done, places: Places, tally: Tally | None = None, students: Sequence[Chosen] = ()) -> list[str]:
     """Nothing at all was answered: that is hardly what anybody wanted, though no single row is more than a reject.
 
     Without `tally` the work was done before, and why is not known any more.
@@ -201,16 +210,17 @@ def _merge(setting: Setting, places: Places, typed: Any) -> None:
 
 
 def _document(
-    done: job.Done, names: Sequence[str], places: Places, started: float, students: Sequence[Student], warnings: list[str]
+    done: job.Done, names: Sequence[str], places: Places, started: float, warnings: list[str], staff: Staff | None = None, workers: int = 1
 ) -> Document:
-    """`students`: those that were opened, none where there was nothing to do."""
-    counts = [dataclasses.asdict(it.engine.counts) for it in students] or [dataclasses.asdict(Counts())]
+    """`staff`: those who answered, None where there was nothing to do."""
+    counts = sum((it.counts for it in staff.engines.values()), Counts()) if staff is not None else Counts()
     return {
         **dataclasses.asdict(done),
         "students": names,
         "output": str(places.output),
         "seconds": time.monotonic() - started,
-        "tokens": {name: sum(it[name] for it in counts) for name in counts[0]},
-        "peak_memory_bytes": peak_memory(students[0].opened if students else None),
+        "tokens": dataclasses.asdict(counts),
+        "peak_memory_bytes": staff.peak() if staff is not None else peak_memory(None),
         "warnings": warnings,
+        **({"workers": workers} if workers > 1 else {}),
     }

@@ -83,7 +83,7 @@ def _student(setting: Setting, recipe: Recipe, run: Run, limit: int | None, rank
         step.advance(0, rows=len(prepared.rows), bad=len(prepared.bad))
     for line in listed(prepared.bad, Path(recipe.data.source.path)):
         setting.progress.say(f"  {line}")
-    backend = setting.choose()
+    backend = setting.choose(begun=run.backend())
     base, card = base_of(setting, recipe, backend)
     with setting.progress.step("tokenize") as step:
         prepared.read(base)
@@ -112,7 +112,7 @@ def _student(setting: Setting, recipe: Recipe, run: Run, limit: int | None, rank
         recompute=found.recompute,
     )  # fmt: skip
     if run.exists():
-        run.relock(recipe)
+        run.relock(recipe, facts)
     else:
         run.begin(recipe, facts, prepared.split)
     return prepared, student, found

@@ -14,7 +14,7 @@ from typing import Any
 from mlx_distill.backends import lora as adapters
 from mlx_distill.backends.base import Backend, LoraShape
 from mlx_distill.errors import DoesNotFit
-from mlx_distill.models.estimates import STATE, Device, Learnable, Memory, Work, training_memory
+from mlx_distill.models.estimates import STATE, Learnable, Memory, Work, training_memory
 from mlx_distill.models.families import complete, family_of
 from mlx_distill.recipe.schema import Recipe
 from mlx_distill.records import TokenRow
@@ -65,8 +65,7 @@ class _Asked:
         config = open_config(base)
         family = family_of(config)
         self._recipe, self._config = recipe, complete(config, family)
-        machine = backend.machine()
-        self._device = Device(4 if machine.compute_dtype == "float32" else 2, machine.tile, machine.logits)
+        self._device = backend.machine().working
         self._weights = backend.weight_bytes(base, memory_limit=limit)
         self._learnable = learnable(self._config, shape, recipe.train.optimizer)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_distill.backends.base import Backend, Ranks, Student
-from mlx_distill.observe.launched import rank_of
-from mlx_distill.observe.memory import largest_bytes
+from mlx_distill.memory import largest_bytes
+from mlx_distill.observe.launched import launcher_of
 from mlx_distill.observe.progress import Progress
 from mlx_distill.recipe.load import Loaded, load
 
@@ -26,6 +26,8 @@ class Setting:
     environment: Mapping[str, str] = field(default_factory=dict)
     report_to: Sequence[str] = ()
     """Trackers (observe/trackers/) that a training's figures go to."""
+    said: set[str] = field(default_factory=set)
+    """Of the machine, so that a command of several stages says it once."""
 
     def load(self, path: Path, sets: Sequence[str]) -> Loaded:
         return load(path, sets, environment=self.environment)
@@ -34,15 +36,25 @@ class Setting:
         """The processes that a launcher started together with this one, to train; it waits for them. None: it is alone."""
         from mlx_distill.backends.choose import choose
 
-        return None if rank_of(self.environment) is None else choose(self.backend).join(self.environment)
+        launcher = launcher_of(self.environment)
+        return None if launcher is None else choose(self.backend, launcher=launcher).join(self.environment)
 
-    def choose(self) -> Backend:
-        from mlx_distill.backends.choose import choose
+    def choose(self, *, begun: str | None = None) -> Backend:
+        """`begun`: the backend of a run that is gone on with, which is kept unless another was asked for."""
+        from mlx_distill.backends.choose import decide, opened
 
-        backend = choose(self.backend)
-        if note := backend.machine().note:
-            self.progress.say(f"note: {note}")
+        choice = decide(self.backend, launcher=launcher_of(self.environment), begun=begun)
+        backend = opened(choice)
+        machine = backend.machine()
+        self._say_once(f"backend: {choice.name} on {machine.device}" + (f" ({choice.why})" if choice.why else ""))
+        if machine.note:
+            self._say_once(f"note: {machine.note}")
         return backend
+
+    def _say_once(self, line: str) -> None:
+        if line not in self.said:
+            self.said.add(line)
+            self.progress.say(line)
 
 
 def peak_memory(student: Student | None) -> int:
@@ -51,17 +63,20 @@ def peak_memory(student: Student | None) -> int:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that figures may depend on."""
+    """Of Python and of the packages that figures may depend on; `cuda` is what PyTorch was built with."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
+    from mlx_distill.backends.present import cuda_of_torch
+
     found = {"python": platform.python_version()}
-    for name in ("mlx-distill", "mlx", "mlx-lm", "numpy", "scikit-learn", "tokenizers", "transformers", "llguidance"):
+    for name in ("mlx-distill", "mlx", "mlx-lm", "torch", "triton", "numpy", "scikit-learn", "tokenizers", "transformers", "llguidance"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    cuda = cuda_of_torch()
+    return found if cuda is None else {**found, "cuda": cuda}
 
 
 def in_bytes(gib: float | None) -> int | None:

@@ -89,6 +89,10 @@ class Chosen:
         fields = self.recipe.task.fields
         return fields if asking.texts else {name: fields[name] for name in without_texts(self.recipe.answer, fields)}
 
+    def reader(self) -> Reader:
+        """What makes its examples of a source's rows."""
+        return Reader(self.recipe.task, None, empty=False)
+
     def identity(self) -> Document:
         """What its answers follow from: weights and recipe, but for the settings that a resumed training may change as well."""
         settings = flat(resolved(self.recipe))
@@ -117,11 +121,7 @@ class Student:
         `records` may be endless, good or bad: a window of them is in memory. A record without `id` is called by the hash of its content.
         """
         rows = (self._row(number, record) for number, record in enumerate(records, start=1))
-        yield from self.engine.stream(self.reader().examples(rows))
-
-    def reader(self) -> Reader:
-        """What makes its examples of a source's rows."""
-        return Reader(self.recipe.task, None, empty=False)
+        yield from self.engine.stream(Reader(self.recipe.task, None, empty=False).examples(rows))
 
     def _row(self, number: int, record: object) -> SourceRow | BadRow:
         """A list of bare texts is an easy mistake, and one record of another kind no reason to end an endless stream."""
@@ -153,10 +153,11 @@ def choose_students(setting: Setting, places: Sequence[Path]) -> list[Chosen]:
     return chosen
 
 
-def open_chosen(setting: Setting, chosen: Sequence[Chosen], asking: Asking, *, whole: bool = True) -> list[Student]:
+def open_chosen(setting: Setting, chosen: Sequence[Chosen], asking: Asking, *, whole: bool = True, sharing: int = 1) -> list[Student]:
     """One base in memory, an adapter and an engine for each. Raises DataError where they cannot answer as asked.
 
-    `whole`: each closed field's whole distribution is wanted, which costs more than the answer.
+    `whole`: each closed field's whole distribution is wanted, which costs more than the answer. `sharing`: so many processes do the same
+    beside each other, and share what memory there is.
     """
     asking.require(chosen)
     backend = setting.choose()
@@ -164,7 +165,10 @@ def open_chosen(setting: Setting, chosen: Sequence[Chosen], asking: Asking, *, w
     base = base_of_run(setting, first.run, first.recipe, first.facts, backend)
     limits = [student.recipe.train.memory_limit for student in chosen]
     least = min((limit for limit in limits if limit is not None), default=None)
-    opened = backend.open(base, adapters={student.name: student.run.adapter for student in chosen}, memory_limit=in_bytes(least))
+    limit = in_bytes(least)
+    if sharing > 1:
+        limit = (limit or backend.machine().memory) // sharing
+    opened = backend.open(base, adapters={student.name: student.run.adapter for student in chosen}, memory_limit=limit)
     tokenizer = load_tokenizer(base)
     engines = [_engine(it, opened, tokenizer, asking, whole=whole) for it in chosen]
     return [Student(it.name, it.recipe, engine, opened, it.fields(asking)) for it, engine in zip(chosen, engines, strict=True)]

@@ -14,6 +14,10 @@ from typing import Any
 SCRIPTS = Path(__file__).resolve().parent.parent
 
 
+COUNTED = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
+"""What says how many threads a BLAS takes, and PyTorch."""
+
+
 class Failed(Exception):
     """A process failed, or did not do what it should."""
 
@@ -26,7 +30,7 @@ def alone(module: str, job: Any, threads: int | None, environment: Mapping[str, 
     out = Path(job.out)
     out.mkdir(parents=True, exist_ok=True)
     (out / "job.json").write_text(json.dumps(asdict(job)), encoding="utf-8")
-    whole = {**os.environ, **(environment or {}), **({"OPENBLAS_NUM_THREADS": str(threads)} if threads else {})}
+    whole = {**os.environ, **(environment or {}), **(dict.fromkeys(COUNTED, str(threads)) if threads else {})}
     with (out / "log").open("w+", encoding="utf-8") as log:
         command = [sys.executable, "-m", module, str(out / "job.json")]
         process = subprocess.Popen(command, cwd=SCRIPTS, env=whole, stdout=log, stderr=log, start_new_session=True)

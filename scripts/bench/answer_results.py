@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from bench import flops
 from bench.flops import Tokens, text
 from bench.model import Sizes
-from bench.results import Cells, Measurement, Row, clock_of, markdown, ratios, seconds
+from bench.results import Cells, Measurement, Row, clock_of, judged, markdown, ratios, seconds, target
 from bench.shapes import Shape
 
 OURS = ("json", "slots")
@@ -29,6 +28,10 @@ FASTER: Sequence[Target] = (
     (SHORT, "mlx-lm best", "json", 1.1),
     (LONG, "mlx-lm best", "slots", 1.15),
     (SHORT, "mlx-lm best", "slots", 1.8),
+    (LONG, "generate best", "json", 1.7),
+    (SHORT, "generate best", "json", 2.2),
+    (LONG, "generate best", "slots", 2.0),
+    (SHORT, "generate best", "slots", 3.5),
 )
 """Time, rival over ours, at least."""
 COUNTED = (
@@ -58,7 +61,7 @@ class Trial:
     turns: Sequence[Mapping[str, Measurement]]
     """By who answered; each also has `matmul`, the machine's rate then."""
     settings: Mapping[str, Mapping[str, int]]
-    """Of mlx-lm's batches, by rival, where they were tuned."""
+    """Of a rival's batches, where they were tuned."""
     valid: Mapping[str, float]
     """Share of answers that are JSON as the task wants it, by who answered."""
     same: Mapping[str, Mapping[str, int]]
@@ -143,26 +146,20 @@ def _share(part: float | None, whole: float | None) -> float | None:
     return None if part is None or not whole else part / whole
 
 
-def targets(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def targets(rows: Sequence[Row]) -> list[Row]:
     """What was asked of these rows, and what came of it; `met` is None where it was not measured."""
     found = []
     for shape, rival, ours, asked in FASTER:
         for each in rows:
             if (each["shape"], each["rival"], each["ours"]) == (shape, rival, ours):
-                met = each["time_ratio"] >= asked
-                found.append(
-                    {"shape": shape, "what": f"{rival} ÷ ours {ours}", "asked": f"≥ {asked}", "measured": each["time_ratio"], "met": met}
-                )
+                ratio = each["time_ratio"]
+                found.append(target(shape, f"{rival} ÷ ours {ours}", f"≥ {asked}", ratio, ratio >= asked))
     for ours, key, words, most in COUNTED:
         for each in {each["shape"]: each for each in rows if each["ours"] == ours}.values():
             value = each[f"ours_{key}"]
             met = None if value is None else value <= most
-            found.append(_target(each["shape"], f"{words}, {ours}", f"≤ {most}", value, met))
+            found.append(target(each["shape"], f"{words}, {ours}", f"≤ {most}", value, met))
     return found
-
-
-def _target(shape: str, what: str, asked: str, measured: float | None, met: bool | None) -> dict[str, Any]:
-    return {"shape": shape, "what": what, "asked": asked, "measured": measured, "met": met}
 
 
 # for a person
@@ -170,14 +167,8 @@ def _target(shape: str, what: str, asked: str, measured: float | None, met: bool
 
 def tables(rows: Sequence[Row], failed: Mapping[str, str]) -> str:
     """Markdown: what was asked, what was reached, what each took, and what the limit says; and who could not run."""
-    parts = [_targets(targets(rows)), _reached(rows), _taken(rows), _limits(rows)]
+    parts = [judged(targets(rows)), _reached(rows), _taken(rows), _limits(rows)]
     return "\n\n".join([*parts, *(f"{name} could not run: {why}" for name, why in failed.items())])
-
-
-def _targets(asked: Sequence[Mapping[str, Any]]) -> str:
-    words = {True: "yes", False: "no", None: "not counted"}
-    cells = [[each["shape"], each["what"], each["asked"], _number(each["measured"]), words[each["met"]]] for each in asked]
-    return markdown(["shape", "what", "asked", "measured", "met"], cells)
 
 
 def _reached(rows: Sequence[Row]) -> str:
@@ -260,12 +251,8 @@ def _limits(rows: Sequence[Row]) -> str:
             f"{row['ours_' + row['clock'] + '_seconds']:.2f}",
             f"{row['share_of_limit']:.0%}",
             f"{row['share_of_limit_without_attention']:.0%}",
-            row["blas"] or "MLX's own",
+            row["blas"] or "the backend's own",
         ]
         for row in each.values()
     ]
     return markdown(head, cells)
-
-
-def _number(value: float | None) -> str:
-    return "?" if value is None else str(value) if isinstance(value, int) else f"{value:.3g}"

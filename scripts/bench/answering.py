@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.asked import Asked
-from bench.child import largest_resident, leave
+from bench.child import leave
 from bench.shapes import parse
 
 
@@ -17,16 +17,23 @@ def run(job: Asked) -> dict[str, Any]:
     if job.kind == "matmul":
         from bench.matmul import rate
 
-        return asdict(rate(Path(job.base), 2 * parse(job.shape).article[1]))
+        return asdict(rate(job.backend, Path(job.base), 2 * parse(job.shape).article[1]))
     if job.kind.startswith("ours"):
         from bench.our_answers import answer, answer_freely
 
         answered = answer_freely(job) if job.kind == "ours free" else answer(job)
-    else:
-        from bench.mlx_lm_answers import answer as answer_theirs
+    elif job.kind.startswith("generate"):
+        from bench import generate_answers
 
-        answered = answer_theirs(job)
-    answered.resident = largest_resident()
+        answered = generate_answers.answer(job)
+    elif job.kind == "vllm":
+        from bench import vllm_answers
+
+        answered = vllm_answers.answer(job)
+    else:
+        from bench import mlx_lm_answers
+
+        answered = mlx_lm_answers.answer(job)
     return asdict(answered)
 
 

@@ -13,7 +13,7 @@ from bench.questions import Questions, draw
 from bench.shapes import parse
 from mlx_distill.task.prompt import load_tokenizer
 
-SETTINGS: Sequence[Mapping[str, int]] = tuple(
+MLX_LM: Sequence[Mapping[str, int]] = tuple(
     {"prefill_batch_size": prefill, "completion_batch_size": completion, "prefill_step_size": step}
     for prefill, completion, step in (
         (8, 32, 2048),
@@ -25,7 +25,9 @@ SETTINGS: Sequence[Mapping[str, int]] = tuple(
         (2, 32, 256),
     )
 )
-"""What is tried for `mlx-lm best`, its own defaults first; the one that takes least time is taken."""
+GENERATE: Sequence[Mapping[str, int]] = tuple({"batch_size": size} for size in (8, 4, 16, 48))
+SETTINGS = {"mlx": MLX_LM, "torch": GENERATE}
+"""What is tried for a backend's best rival, its own defaults first; the one that takes least time is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,13 @@ class Asked:
     out: str
     """Where result.json goes."""
     settings: dict[str, int] = field(default_factory=dict)
-    """Of mlx-lm's batches, where it is tuned."""
+    """Of a rival's batches, where it is tuned."""
     rows: int | None = None
     """Only so many of the shape's rows, spread over them."""
     tokens: int | None = None
     """Decode only so many of an answer's, where nothing else ends it."""
+    backend: str = "mlx"
+    """`mlx` or `torch`: what ours and the matmuls compute with."""
 
     def questions(self) -> Questions:
         return draw(parse(self.shape), load_tokenizer(Path(self.base)))

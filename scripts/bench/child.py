@@ -7,7 +7,6 @@ known.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -20,26 +19,24 @@ def run(job: Job) -> dict[str, Any]:
     if job.kind == "matmul":
         from bench.matmul import rate
 
-        return asdict(rate(Path(job.base), sum(len(row) for row in job.work().warm_up[0])))
+        return asdict(rate(job.backend, Path(job.base), sum(len(row) for row in job.work().warm_up[0])))
     if job.kind == "judge":
         from bench.judge import nats
 
-        return nats(Path(job.base), {name: Path(folder) for name, folder in job.adapters.items()}, job.work())
+        return nats(job.backend, Path(job.base), {name: Path(folder) for name, folder in job.adapters.items()}, job.work())
     if job.kind == "ours":
         from bench.ours import train as train_ours
 
         measured = train_ours(job)
+    elif job.backend == "torch":
+        from bench import peft_rival
+
+        measured = peft_rival.train(job, peft_rival.RIVALS[job.kind])
     else:
-        from bench.mlx_lm_rival import RIVALS, train
+        from bench import mlx_lm_rival
 
-        measured = train(job, RIVALS[job.kind])
-    measured.resident = largest_resident()
+        measured = mlx_lm_rival.train(job, mlx_lm_rival.RIVALS[job.kind])
     return asdict(measured)
-
-
-def largest_resident() -> int:
-    """Bytes; Linux counts in KiB, macOS in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main() -> None:

@@ -23,7 +23,11 @@ from bench.shapes import Shape, parse
 from mlx_distill.errors import DistillError, Interrupted
 from mlx_distill.files import write_json
 
-PACKAGES = ("mlx-distill", "mlx", "mlx-lm", "numpy")
+PACKAGES = {
+    "mlx": ("mlx-distill", "mlx", "mlx-lm", "numpy"),
+    "torch": ("mlx-distill", "torch", "transformers", "peft", "numpy"),
+}
+"""Whose versions a document names, by backend."""
 Document = dict[str, Any]
 
 
@@ -51,19 +55,23 @@ def run(measure: Callable[[Path], Iterator[Document]], out: Path | None, show: C
 
 
 def document(
-    rows: Sequence[Row], sizes: Sizes, rate: Mapping[str, Any], threads: int | None, packages: Sequence[str] = PACKAGES
+    rows: Sequence[Row], sizes: Sizes, rate: Mapping[str, Any], threads: int | None, packages: Sequence[str] = PACKAGES["mlx"]
 ) -> Document:
     return {
         "machine": machine(rate, threads),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {"python": platform.python_version(), **versions(packages)},
         "model": asdict(sizes),
         "rows": rows,
     }
 
 
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    return {name: version(name) for name in packages}
+
+
 def machine(rate: Mapping[str, Any], threads: int | None) -> str:
-    return f"{platform.system()}, {rate['machine']}, BLAS: {rate['blas'] or 'of MLX'}" + (f", {threads} thread(s)" if threads else "")
+    return f"{platform.system()}, {rate['machine']}, BLAS: {rate['blas'] or 'its own'}" + (f", {threads} thread(s)" if threads else "")
 
 
 def heading(document: Mapping[str, Any]) -> str:
@@ -75,11 +83,20 @@ def parser(description: str | None, *, shape: Callable[[str], Shape], shapes: st
     """The options that all benchmarks have."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--quick", action="store_true", help="a smaller model and fewer tokens, in the same proportions")
+    made.add_argument(
+        "--backend", choices=tuple(PACKAGES), default="mlx", help="what ours computes with, and against whose rivals (default: mlx)"
+    )
     made.add_argument("--shape", type=shape, action="append", help=f"{shapes}; may be repeated")
     made.add_argument("--repeat", type=positive, help=repeat)
-    made.add_argument("--threads", type=positive, help="of the BLAS (default: as many as it takes)")
+    made.add_argument("--threads", type=positive, help="of the BLAS (default: as many as it takes; torch on a CPU: 1)")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the document there, after each shape")
     return made
+
+
+def threads_of(args: argparse.Namespace) -> int | None:
+    """PyTorch's threads wait for one another at work, so that CPU seconds of several say less than those of one."""
+    counted: int | None = args.threads
+    return counted or (1 if args.backend == "torch" else None)
 
 
 def shape(text: str) -> Shape:

@@ -29,6 +29,8 @@ class Job:
     """Where the trained adapter and result.json go."""
     adapters: dict[str, str] = field(default_factory=dict)
     """What the judge judges."""
+    backend: str = "mlx"
+    """`mlx` or `torch`: what ours, the judge and the matmuls compute with; a rival has its own."""
 
     def work(self) -> Work:
         return draw(parse(self.shape), self.batches, self.vocabulary)
@@ -42,7 +44,7 @@ class Timed:
     """Seconds of each measured piece of work, of all threads."""
     wall: list[float] = field(default_factory=list)
     peak_memory: int = 0
-    """Bytes of MLX's arrays, since the warm-up."""
+    """Bytes, since the warm-up: as `device.Device.peak` counts them."""
     resident: int = 0
     """Bytes of the whole process at its largest, caches and loading included."""
     blas: str | None = None

@@ -12,7 +12,6 @@ settings, that ours gets. Not counted: loading, compiling a grammar, a short war
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,9 +28,9 @@ from mlx_lm.generate import BatchGenerator  # noqa: E402
 from mlx_lm.models.cache import make_prompt_cache  # noqa: E402
 
 from bench.asked import Answered, Asked  # noqa: E402
-from bench.questions import Questions  # noqa: E402
+from bench.questions import Questions, schema  # noqa: E402
+from mlx_distill.memory import largest_bytes  # noqa: E402
 from mlx_distill.records import Ids  # noqa: E402
-from mlx_distill.task.fields import closed_values, json_text  # noqa: E402
 
 WARM_ROWS, WARM_TOKENS = 2, 4
 GRAMMAR_TOKENS = 2
@@ -53,7 +52,7 @@ def answer(job: Asked) -> Answered:
         generate(rows, job.tokens or questions.answer, out)
         mx.synchronize()
         out.stop()
-    out.peak_memory = int(mx.get_peak_memory())
+    out.peak_memory, out.resident = int(mx.get_peak_memory()), largest_bytes()
     out.passes, out.forwarded = forwarded.passes, forwarded.tokens
     return out
 
@@ -197,16 +196,6 @@ def outlines(model: nn.Module, tokenizer: Any, questions: Questions, settings: M
             out.decoded += len(tokenizer.encode(text, add_special_tokens=False)) + 1
 
     return generate
-
-
-def schema(questions: Questions) -> str:
-    """The task's answers as a JSON schema, as people write one."""
-    kinds: dict[str, dict[str, Any]] = {}
-    for name, spec in questions.task.fields.items():
-        values = closed_values(spec)
-        assert values is not None
-        kinds[name] = {"type": "boolean"} if spec.kind == "flag" else {"enum": [json.loads(json_text(spec, value)) for value in values]}
-    return json.dumps({"type": "object", "properties": kinds, "required": list(kinds), "additionalProperties": False})
 
 
 RIVALS: Mapping[str, Callable[[nn.Module, Any, Questions, Mapping[str, int]], Generate]] = {

@@ -35,6 +35,7 @@ from mlx_lm.tuner.datasets import CacheDataset, CompletionsDataset  # noqa: E402
 from bench import plain  # noqa: E402
 from bench.job import LEARNING_RATE, WEIGHT_DECAY, Job, Measured  # noqa: E402
 from bench.shapes import Batch, Work, rows_of, unsorted  # noqa: E402
+from mlx_distill.memory import largest_bytes  # noqa: E402
 from mlx_distill.records import Ids  # noqa: E402
 
 MULTIPLE = 32
@@ -145,7 +146,7 @@ def train(job: Job, settings: Settings) -> Measured:
     )
     optimizer = optim.AdamW(LEARNING_RATE, weight_decay=WEIGHT_DECAY, bias_correction=True)
     trainer.train(model, optimizer, clock.parts[0], args=args, iterate_batches=clock.batches, training_callback=clock)
-    measured.peak_memory = int(mx.get_peak_memory())
+    measured.peak_memory, measured.resident = int(mx.get_peak_memory()), largest_bytes()
     plain.save(model, Path(job.out))
     return measured
 

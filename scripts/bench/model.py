@@ -61,7 +61,7 @@ def write_base(folder: Path, sizes: Sizes, seed: int = 0) -> None:
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True)
-    config = _config(sizes)
+    config = config_of(sizes)
     generator = np.random.default_rng(seed)
     weights = {}
     for name, shape in family_of(config).shapes(config).items():
@@ -76,7 +76,7 @@ def write_base(folder: Path, sizes: Sizes, seed: int = 0) -> None:
 
 def write_adapter(folder: Path, sizes: Sizes, seed: int = 0) -> None:
     """PEFT's files. Neither A nor B is zero, so that a trainer that scales or places an adapter differently shows in its first loss."""
-    config = _config(sizes)
+    config = config_of(sizes)
     fans = {
         name.removesuffix(".weight"): (shape[1], shape[0])
         for name, shape in family_of(config).shapes(config).items()
@@ -90,7 +90,8 @@ def write_adapter(folder: Path, sizes: Sizes, seed: int = 0) -> None:
     lora.save(folder, weights, LORA, base="random")
 
 
-def _config(sizes: Sizes) -> dict[str, Any]:
+def config_of(sizes: Sizes, *, tied: bool = True, dtype: str = "float32") -> dict[str, Any]:
+    """config.json of a Qwen2 of these sizes, completed."""
     written = {
         "model_type": "qwen2",
         "architectures": ["Qwen2ForCausalLM"],
@@ -104,7 +105,7 @@ def _config(sizes: Sizes) -> dict[str, Any]:
         "max_position_embeddings": 32768,
         "rms_norm_eps": 1e-6,
         "rope_theta": 1e6,
-        "tie_word_embeddings": True,
-        "torch_dtype": "float32",
+        "tie_word_embeddings": tied,
+        "torch_dtype": dtype,
     }
     return complete(written, family_of(written))

@@ -1,6 +1,6 @@
-"""Ours: the engine, as `infer` runs it, in either mode; and a session asked without any grammar, to compare its tokens with mlx-lm's.
+"""Ours: the engine, as `infer` runs it, in either mode; and a session asked without any grammar, to compare its tokens with the rivals'.
 
-It knows MLX only to wait for it and to ask for its peak.
+It knows the Backend protocol alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.asked import Answered, Asked
+from bench.device import device_of
 from bench.questions import Questions
 from mlx_distill.backends.base import Student
 from mlx_distill.backends.choose import choose
@@ -25,10 +26,9 @@ WARM_ROWS = 2
 
 
 def answer(job: Asked) -> Answered:
-    backend = choose("mlx")  # before anything imports MLX, since it brings the BLAS
-    import mlx.core as mx
-
+    backend = choose(job.backend)  # before anything imports MLX, since it brings the BLAS
     questions, out = job.questions(), Answered(blas=backend.machine().blas)
+    device = device_of(job.backend)
     student, tokenizer, mode = backend.open(Path(job.base)), load_tokenizer(Path(job.base)), job.kind.removeprefix("ours ")
     examples = [questions.examples[i] for i in job.chosen(questions)]
 
@@ -39,14 +39,14 @@ def answer(job: Asked) -> Answered:
     began = time.perf_counter()
     measured = engine()
     out.parts["engine"] = time.perf_counter() - began
-    mx.reset_peak_memory()
+    device.restart_peak()
     out.start()
     for prediction in measured.stream(examples):
         assert isinstance(prediction, Prediction), prediction
         out.texts[prediction.id] = json.dumps(prediction.answer, separators=(",", ":"))
-    mx.synchronize()
+    device.synchronize()
     out.stop()
-    out.peak_memory = int(mx.get_peak_memory())
+    out.peak_memory, out.resident = device.peak(), device.resident()
     _count(out, measured.counts, len(questions.prefix))
     return out
 
@@ -60,7 +60,7 @@ def _count(out: Answered, counts: Counts, prefix: int) -> None:
 
 def answer_freely(job: Asked) -> Answered:
     """Greedy, any token of the vocabulary, with the margin of each choice."""
-    backend = choose("mlx")
+    backend = choose(job.backend)
     questions, out = job.questions(), Answered(blas=backend.machine().blas)
     rows = job.chosen(questions)
     names = {i: questions.examples[i].id for i in rows}

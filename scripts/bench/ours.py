@@ -1,5 +1,4 @@
-"""Ours, as a recipe's training runs it: a Student, and one `update` for each effective batch. It knows the Backend protocol; MLX only to
-wait for it and to ask for its peak."""
+"""Ours, as a recipe's training runs it: a Student, and one `update` for each effective batch. It knows the Backend protocol alone."""
 
 from __future__ import annotations
 
@@ -7,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.device import device_of
 from bench.job import LEARNING_RATE, WEIGHT_DECAY, Job, Measured
 from bench.model import LORA
 from bench.shapes import Batch, Row
@@ -16,26 +16,25 @@ from mlx_distill.records import Group, Ids, TokenRow
 
 
 def train(job: Job) -> Measured:
-    backend = choose("mlx")  # before anything imports MLX, since it brings the BLAS
-    import mlx.core as mx
-
+    backend = choose(job.backend)  # before anything imports MLX, since it brings the BLAS
     work, measured = job.work(), Measured(blas=backend.machine().blas)
+    device = device_of(job.backend)
     student = backend.open(Path(job.base))
     initial, _ = lora.load(Path(job.adapter))
     student.prepare(LORA, optimizer="adamw", weight_decay=WEIGHT_DECAY, initial=initial, seed=0)
     first = student.update([group(work.prefix, work.warm_up)], learning_rate=LEARNING_RATE, clip_norm=None, step=0)
     measured.first_loss = first.loss.mean
-    mx.reset_peak_memory()
+    device.restart_peak()
     for step, batch in enumerate(work.measured, 1):
         measured.start()
         done = student.update([group(work.prefix, batch)], learning_rate=LEARNING_RATE, clip_norm=None, step=step)
-        mx.synchronize()
+        device.synchronize()
         measured.stop()
         assert done.applied, "a step that is not applied is not work"
         measured.learned += int(done.loss.tokens)
         measured.computed += done.computed
         measured.padded += done.padded
-    measured.peak_memory = int(mx.get_peak_memory())
+    measured.peak_memory, measured.resident = device.peak(), device.resident()
     student.save_adapter(Path(job.out))
     return measured
 

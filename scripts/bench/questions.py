@@ -20,7 +20,7 @@ from bench.shapes import Shape
 from mlx_distill.recipe.schema import FieldSpec, TaskSpec
 from mlx_distill.records import Example, Ids
 from mlx_distill.task.answer import AnswerPlan
-from mlx_distill.task.fields import closed_values
+from mlx_distill.task.fields import closed_values, json_text
 from mlx_distill.task.prompt import Prompt
 
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart"
@@ -132,6 +132,16 @@ def _texts(tokenizer: Any, lengths: Sequence[int], generator: np.random.Generato
         at = at if at + length <= len(offsets) else 0
         yield whole[offsets[at][0] : offsets[at + length - 1][1]].strip()
         at += length
+
+
+def schema(questions: Questions) -> str:
+    """The task's answers as a JSON schema, as people write one."""
+    kinds: dict[str, dict[str, Any]] = {}
+    for name, spec in questions.task.fields.items():
+        values = closed_values(spec)
+        assert values is not None
+        kinds[name] = {"type": "boolean"} if spec.kind == "flag" else {"enum": [json.loads(json_text(spec, value)) for value in values]}
+    return json.dumps({"type": "object", "properties": kinds, "required": list(kinds), "additionalProperties": False})
 
 
 def valid(text: str, fields: Mapping[str, FieldSpec]) -> bool:

@@ -16,6 +16,13 @@ from bench.model import Sizes
 from bench.shapes import Shape, draw, rows_of
 
 OURS = "ours"
+TARGETS = (
+    ("none/640/80 4x1", "peft best", 1.1, 0.9),
+    ("600/200-900/40-120 4x4", "peft best", 1.9, 0.65),
+    ("1200/200-900/40-120 8x2", "peft best", 2.65, 0.5),
+    ("600/40-150/20-60 16x1", "peft best", 4.4, 0.3),
+)
+"""Time, rival over ours, at least; peak memory, ours over rival, at most."""
 Measurement = Mapping[str, Any]
 """A `Measured` as JSON."""
 Row = dict[str, Any]
@@ -120,15 +127,44 @@ def _trainer(trial: Trial, name: str, prefix: str, at_matmul_rate: float) -> Row
     return {prefix + key: value for key, value in facts.items()}
 
 
+def targets(rows: Sequence[Row]) -> list[Row]:
+    """What was asked of these rows, and what came of it."""
+    found = []
+    for shape, rival, time, memory in TARGETS:
+        for row in rows:
+            if (row["shape"], row["rival"]) == (shape, rival):
+                ratio, share = row["time_ratio"], row["memory_ratio"]
+                found.append(target(shape, f"{rival} ÷ ours, time", f"≥ {time}", ratio, ratio >= time))
+                found.append(target(shape, f"ours ÷ {rival}, memory", f"≤ {memory}", share, share <= memory))
+    return found
+
+
+def target(shape: str, what: str, asked: str, measured: float | None, met: bool | None) -> Row:
+    """`met` None: not measured."""
+    return {"shape": shape, "what": what, "asked": asked, "measured": measured, "met": met}
+
+
 # for a person
 
 Cells = Sequence[Sequence[str]]
 
 
 def tables(trials: Sequence[Sequence[Row]]) -> str:
-    """Markdown: what was reached, what each trainer took, and what the limit says."""
+    """Markdown: what was asked, what was reached, what each trainer took, and what the limit says."""
     every = [row for group in trials for row in group]
-    return "\n\n".join([_reached(every), _taken(trials), _limits([group[0] for group in trials])])
+    asked = targets(every)
+    parts = [_reached(every), _taken(trials), _limits([group[0] for group in trials])]
+    return "\n\n".join([judged(asked), *parts] if asked else parts)
+
+
+def judged(asked: Sequence[Row]) -> str:
+    words = {True: "yes", False: "no", None: "not counted"}
+    cells = [[each["shape"], each["what"], each["asked"], _number(each["measured"]), words[each["met"]]] for each in asked]
+    return markdown(["shape", "what", "asked", "measured", "met"], cells)
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else str(value) if isinstance(value, int) else f"{value:.3g}"
 
 
 def _reached(every: Sequence[Row]) -> str:
@@ -198,7 +234,7 @@ def _limits(each: Sequence[Row]) -> str:
                 f"{row['matmul_flops_per_second'] / 1e9:.0f}",
                 f"{row['limit_seconds']:.2f}",
                 f"{row['ours_' + row['clock'] + '_seconds']:.2f}",
-                row["blas"] or "MLX's own",
+                row["blas"] or "the backend's own",
             ]
             for row in each
         ],

@@ -23,17 +23,16 @@ from mlx_distill.backends.lora import magnitude_name, names
 from mlx_distill.backends.mlx.student import MlxStudent
 from mlx_distill.convert import convert
 from mlx_distill.records import Group, Ids, TokenRow
-from tests.checkpoints import VOCABULARY, make_checkpoint, random_weights, write_weights
+from tests.checkpoints import make_checkpoint, random_weights, write_weights
+from tests.rows import FAMILIES as FAMILIES
+from tests.rows import TARGETS as TARGETS
+from tests.rows import TARGETS_OF as TARGETS_OF
+from tests.rows import random_group as random_group
+from tests.rows import random_ids as random_ids
+from tests.rows import random_row as random_row
+from tests.rows import shape_of as shape_of
 
 Weights = dict[str, NDArray[np.float32]]
-FAMILIES = ("qwen2", "qwen3", "llama", "phi3", "gemma2")
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-TARGETS_OF = {"phi3": ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")}
-"""Every projection; `TARGETS` for the other families."""
-
-
-def shape_of(family: str = "qwen2", *, rank: int = 4, dropout: float = 0.0) -> LoraShape:
-    return LoraShape(rank, 2.0 * rank, dropout, TARGETS_OF.get(family, TARGETS))
 
 
 def random_adapter(base: Path, shape: LoraShape, seed: int = 0) -> Weights:
@@ -155,30 +154,3 @@ def distance(ours: Mapping[str, NDArray[np.float32]], theirs: Mapping[str, NDArr
     size = sum(float(np.square(theirs[name].astype(np.float64)).sum()) for name in ours)
     assert size > 0
     return float((gap / size) ** 0.5)
-
-
-def random_ids(generator: np.random.Generator, length: int) -> Ids:
-    return generator.integers(3, VOCABULARY, length).astype(np.int32)
-
-
-def random_row(generator: np.random.Generator, name: str, length: int, *, closed: bool = False) -> TokenRow:
-    """Learned from a random position on, with uneven weights; `closed`: among few allowed ids at every other position."""
-    start = int(generator.integers(0, length))
-    read_at = np.arange(start, length, dtype=np.int32)
-    targets = random_ids(generator, len(read_at))
-    weight = generator.uniform(0.5, 2.0, len(read_at)).astype(np.float32)
-    everything = np.arange(VOCABULARY, dtype=np.int32)
-    allowed = [
-        np.unique([target, *random_ids(generator, 4)]).astype(np.int32) if i % 2 == 0 else everything for i, target in enumerate(targets)
-    ]
-    return TokenRow(name, random_ids(generator, length), read_at, targets, weight, allowed if closed else None)
-
-
-def random_group(generator: np.random.Generator, prefix: int, lengths: Sequence[Sequence[int]], *, closed: bool = False) -> Group:
-    """Micro-batches of rows of these lengths behind a prefix of that many tokens."""
-    tag = generator.integers(1 << 30)
-    batches = [
-        [random_row(generator, f"{tag}-{m}-{i}", length, closed=closed) for i, length in enumerate(batch)]
-        for m, batch in enumerate(lengths)
-    ]
-    return Group(random_ids(generator, prefix), batches)

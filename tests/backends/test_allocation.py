@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.backends.mlx.allocation import keep_freed_pages, memory
+from mlx_distill.backends.allocation import keep_freed_pages, memory
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 

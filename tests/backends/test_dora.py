@@ -17,10 +17,11 @@ from mlx_distill.backends.mlx import lora
 from mlx_distill.errors import BackendError
 from tests.backends import plain
 from tests.backends.test_mlx_update import adapter_of, prepared, same, two_groups
+from tests.checkpoints import VOCABULARY
 from tests.conftest import MakeBase
 
 SHAPE = LoraShape(4, 8, 0.0, ("v_proj", "q_proj", "down_proj"), dora=True)
-EVERYTHING = np.arange(plain.VOCABULARY, dtype=np.int32)
+EVERYTHING = np.arange(VOCABULARY, dtype=np.int32)
 
 
 def linear(bits: int | None, bias: bool) -> nn.Module:

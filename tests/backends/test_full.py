@@ -21,10 +21,10 @@ from mlx_distill.errors import BackendError, CheckpointError
 from mlx_distill.records import Group
 from tests.backends import plain
 from tests.backends.test_mlx_update import prepared, same, two_groups
-from tests.checkpoints import make_checkpoint
+from tests.checkpoints import VOCABULARY, make_checkpoint
 from tests.conftest import MakeBase
 
-EVERYTHING = np.arange(plain.VOCABULARY, dtype=np.int32)
+EVERYTHING = np.arange(VOCABULARY, dtype=np.int32)
 IDS = plain.random_ids(np.random.default_rng(0), 12)
 
 

@@ -1,10 +1,9 @@
-"""Which backend a name means, what MLX says of the machine, and that it works without a C++ compiler and without OpenBLAS."""
+"""What MLX says of the machine, and that it works without a C++ compiler and without OpenBLAS."""
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
-import importlib.util
 import json
 import os
 import platform
@@ -18,30 +17,12 @@ import numpy as np
 import pytest
 
 from mlx_distill.backends.base import Backend
-from mlx_distill.backends.choose import choose
 from mlx_distill.backends.mlx import blas
 from mlx_distill.backends.mlx.backend import MlxBackend
-from mlx_distill.errors import BackendError, CheckpointError
+from mlx_distill.errors import CheckpointError
 from tests.conftest import MakeBase
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="OpenBLAS is for Linux")
-
-
-def test_auto_is_mlx() -> None:
-    assert choose().machine().backend == choose("auto").machine().backend == choose("mlx").machine().backend == "mlx"
-
-
-def test_an_unknown_backend_is_refused_with_those_that_are_there() -> None:
-    with pytest.raises(BackendError, match="no backend named 'jax'") as caught:
-        choose("jax")
-    assert "auto, mlx" in str(caught.value.hint)
-
-
-def test_without_mlx_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BackendError, match="mlx is not installed") as caught:
-        choose("auto")
-    assert "pip install" in str(caught.value.hint)
 
 
 def test_the_machine_is_described(backend: Backend) -> None:

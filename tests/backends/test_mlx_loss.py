@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from mlx_distill.backends.base import Backend
-from mlx_distill.backends.mlx.loss import free_nll, union_of
+from mlx_distill.backends.mlx.loss import free_nll
 from mlx_distill.backends.mlx.model import Head, open_model
 from mlx_distill.backends.mlx.tape import Tape, Variables
+from mlx_distill.backends.rows.allowed import union_of
 from mlx_distill.records import Group, Ids, LossSum, TokenRow
 from tests.backends import plain
 from tests.checkpoints import VOCABULARY

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from transformers.optimization import Adafactor
 
 from mlx_distill.backends.base import LoraShape
-from mlx_distill.backends.mlx.optimizers import FILE, NAMES
+from mlx_distill.backends.states import FILE, KINDS
 from mlx_distill.errors import CheckpointError
 from tests.backends import plain
 from tests.backends.test_mlx_update import adapter_of, same, two_groups
@@ -26,7 +26,7 @@ Weights = dict[str, NDArray[np.float32]]
 SHAPE = LoraShape(4, 8, 0.1, ("q_proj", "down_proj"), dora=True)
 """Matrices, and with DoRA vectors."""
 RATES = (1e-2, 3e-3, 2e-2, 1e-3, 5e-3)
-ALL = pytest.mark.parametrize("name", list(NAMES))
+ALL = pytest.mark.parametrize("name", list(KINDS))
 
 
 def prepared(base: Path, name: str, shape: LoraShape | None = SHAPE, *, decay: float = 0.0, seed: int = 0) -> Any:
@@ -174,7 +174,7 @@ def test_the_checkpoint_of_another_optimizer_is_refused(base: MakeBase, tmp_path
     folder = base(num_hidden_layers=1)
     for shape in (SHAPE, replace(SHAPE, dora=False)):
         prepared(folder, name, shape).save_state(tmp_path / str(shape.dora))
-        for other in NAMES.keys() - {name}:
+        for other in KINDS.keys() - {name}:
             student = prepared(folder, other, shape, seed=1)
             before = adapter_of(student)
             with pytest.raises(CheckpointError, match=f"holds the state of {name}, and the optimizer is {other}") as caught:

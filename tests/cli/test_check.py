@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.checkpoints import make_checkpoint
 from tests.students import call, recipe, water, write_lines
 
 
@@ -111,3 +112,13 @@ def test_data_and_base_are_looked_at_as_well(fresh: Path, change: str, path: str
     assert problem["path"] == path
     assert said in problem["message"]
     assert problem["hint"]
+
+
+def test_rows_longer_than_the_base_answers_as_its_original_are_told_of(fresh: Path, tmp_path: Path) -> None:
+    """Its rotary embedding would turn every position of a longer row otherwise."""
+    scaling = {"rope_type": "dynamic", "factor": 2.0}
+    source = make_checkpoint(tmp_path / "dynamic", "llama", rope_scaling=scaling, max_position_embeddings=200)
+    (problem,) = call("check", fresh, "--json", "--set", f"base.model={source}").document["problems"]
+    assert problem["path"] == "train.max_tokens"
+    assert problem["message"] == "this base answers rows of up to 200 tokens as its original does; got 256"
+    assert call("check", fresh, "--set", f"base.model={source}", "--set", "train.max_tokens=200").code == 0

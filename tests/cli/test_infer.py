@@ -16,7 +16,7 @@ import pytest
 from mlx_distill.files import exclusive
 from mlx_distill.inference.journal import Journal
 from mlx_distill.records import BadRow, Prediction
-from mlx_distill.workflows import inferring
+from mlx_distill.workflows import staff
 from tests.cli.conftest import Place
 from tests.students import Called, call, read_lines, recipe, water, write_lines
 
@@ -54,7 +54,7 @@ def test_finished_work_opens_no_student(finished: Place, texts: Path, tmp_path: 
     output = tmp_path / f"out.{suffix}"
     call("infer", finished.run, texts, output)
     with monkeypatch.context() as patch:
-        patch.setattr(inferring, "open_chosen", lambda *_, **__: pytest.fail("it was opened"))
+        patch.setattr(staff, "open_chosen", lambda *_, **__: pytest.fail("it was opened"))
         assert call("infer", finished.run, texts, output, "--resume", "--json").document["skipped"] == 20
     output.unlink()
     assert call("infer", finished.run, texts, output, "--resume", "--json").document["done"] == 20, "what was lost is answered again"
@@ -394,7 +394,7 @@ def test_ctrl_c_says_how_many_rows_are_answered_where_and_what_goes_on(
 
     output = tmp_path / "my out.parquet"
     with monkeypatch.context() as patch:
-        patch.setattr(inferring, "open_chosen", broken_off)
+        patch.setattr(staff, "open_chosen", broken_off)
         early = call("infer", finished.run, texts, output, "--no-text")
     goes_on = f"mlx-distill infer {finished.run} {texts} '{output}' --no-text --resume"
     assert early.code == 130

@@ -17,7 +17,7 @@ import pytest
 from mlx_distill import files
 from mlx_distill.inference import journal
 from mlx_distill.observe.progress import Progress
-from mlx_distill.workflows import Setting, infer, inferring
+from mlx_distill.workflows import Setting, infer, staff
 from tests.cli.conftest import Place
 from tests.cli.test_infer import answers
 from tests.students import read_lines, write_lines
@@ -60,8 +60,8 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def work(finished: Place, texts: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """infer, with the student opened once: what is killed is the writing."""
-    opened = lasting(inferring.open_chosen)
-    monkeypatch.setattr(inferring, "open_chosen", opened)
+    opened = lasting(staff.open_chosen)
+    monkeypatch.setattr(staff, "open_chosen", opened)
     monkeypatch.setattr(journal, "SYNC_SECONDS", 3600.0)  # the thread's own time would not be the same twice
 
     def work(output: Path, *, resume: bool = True) -> dict[str, Any]:

@@ -13,22 +13,23 @@ from typing import Any
 
 import pytest
 
-from mlx_distill.backends.mlx.session import MlxSession
-from mlx_distill.backends.mlx.student import MlxStudent
 from mlx_distill.inference import engine
 from mlx_distill.inference.journal import Journal
 from tests.cli.conftest import Place
-from tests.students import call, read_lines, write_lines
+from tests.students import call, class_of, read_lines, write_lines
+
+STUDENT, SESSION, BACKEND = map(class_of, ("Student", "Session", "Backend"))
 
 STOPS = """
 import os, signal, sys
-from mlx_distill.backends.choose import choose
-
-choose("mlx")  # as the command does, before anything imports MLX: the first BLAS in the process wins, and another gives other bits
-from mlx_distill.backends.mlx import student
+from mlx_distill.backends.mlx.blas import load_openblas
 from mlx_distill.cli.main import main
 
-update, left = student.MlxStudent.update, [int(sys.argv.pop(1))]
+load_openblas()  # as tests/conftest.py does: the first BLAS in the process wins, PyTorch's own too, and another gives other bits
+from tests.students import class_of
+
+Student = class_of("Student")
+update, left = Student.update, [int(sys.argv.pop(1))]
 
 def interrupted(*arguments, **named):
     left[0] -= 1
@@ -36,7 +37,7 @@ def interrupted(*arguments, **named):
         os.kill(os.getpid(), signal.SIGINT)
     return update(*arguments, **named)
 
-student.MlxStudent.update = interrupted
+Student.update = interrupted
 main()
 """
 
@@ -90,7 +91,7 @@ def test_ctrl_c_in_a_real_training_saves_it_and_resume_ends_in_the_same_bytes(fi
 @pytest.mark.parametrize(("step", "what"), [(1, signal.SIGTERM), (8, signal.SIGINT), (12, signal.SIGTERM)])
 def test_a_stop_at_any_step_gives_one_document_and_loses_nothing(finished: Place, tmp_path: Path, what: int, step: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        raised_at(patch, MlxStudent, "update", step, what)
+        raised_at(patch, STUDENT, "update", step, what)
         stopped = call("train", finished.recipe, "--out", tmp_path / "run", "--json")
     if step == 12:
         assert (stopped.code, stopped.document["stopped"]) == (0, "done"), "it came too late"
@@ -104,8 +105,8 @@ def test_a_stop_at_any_step_gives_one_document_and_loses_nothing(finished: Place
 
 def test_a_second_ctrl_c_breaks_off_at_once_and_the_run_is_still_good(finished: Place, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        raised_at(patch, MlxStudent, "update", 8, signal.SIGINT)
-        raised_at(patch, MlxStudent, "save_state", 2, signal.SIGINT)  # while the first is being saved
+        raised_at(patch, STUDENT, "update", 8, signal.SIGINT)
+        raised_at(patch, STUDENT, "save_state", 2, signal.SIGINT)  # while the first is being saved
         stopped = call("train", finished.recipe, "--out", tmp_path / "run")
     assert stopped.code == 130
     assert "Traceback" not in stopped.err
@@ -116,7 +117,7 @@ def test_a_second_ctrl_c_breaks_off_at_once_and_the_run_is_still_good(finished: 
 
 def test_a_stop_in_the_last_step_of_the_training_stops_what_would_follow(finished: Place, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        raised_at(patch, MlxStudent, "update", 12, signal.SIGTERM)
+        raised_at(patch, STUDENT, "update", 12, signal.SIGTERM)
         stopped = call("run", finished.recipe, "--out", tmp_path / "run", "--json")
     assert (stopped.code, stopped.document["error"]["kind"]) == (130, "Interrupted")
     assert adapter(tmp_path / "run") == adapter(finished.run)
@@ -146,11 +147,11 @@ def test_what_is_imported_before_signals_are_answered_takes_no_time() -> None:
 
 def test_run_goes_on_by_itself_where_it_was_stopped(finished: Place, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        raised_at(patch, MlxStudent, "update", 7, signal.SIGINT)
+        raised_at(patch, STUDENT, "update", 7, signal.SIGINT)
         stopped = call("run", finished.recipe, "--out", tmp_path / "run", "--json")
     assert (stopped.code, stopped.document["error"]["hint"]) == (130, "the same command goes on")
     with pytest.MonkeyPatch.context() as patch:
-        raised_at(patch, MlxSession, "admit", 1, signal.SIGINT)  # in the evaluation
+        raised_at(patch, SESSION, "admit", 1, signal.SIGINT)  # in the evaluation
         again = call("run", finished.recipe, "--out", tmp_path / "run", "--json")
     assert (again.code, again.document["error"]["kind"]) == (130, "Interrupted")
     assert not (tmp_path / "run" / "report.json").exists()
@@ -161,13 +162,13 @@ def test_run_goes_on_by_itself_where_it_was_stopped(finished: Place, tmp_path: P
 
 def test_evaluate_works_with_the_best_adapter_so_far(finished: Place, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        raised_at(patch, MlxStudent, "update", 3, signal.SIGINT)
+        raised_at(patch, STUDENT, "update", 3, signal.SIGINT)
         call("train", finished.recipe, "--out", tmp_path / "run")
     early = call("evaluate", tmp_path / "run", "--json")
     assert early.code == 2, "nothing has been validated yet"
     assert early.document["error"]["message"] == "nothing has been learned here yet"
     with pytest.MonkeyPatch.context() as patch:
-        raised_at(patch, MlxStudent, "update", 8 - 3, signal.SIGINT)
+        raised_at(patch, STUDENT, "update", 8 - 3, signal.SIGINT)
         call("train", finished.recipe, "--out", tmp_path / "run", "--resume")
     judged = call("evaluate", tmp_path / "run", "--json")
     assert judged.code == 0
@@ -196,9 +197,7 @@ def test_a_stopped_job_keeps_its_answers_and_goes_on(finished: Place, tmp_path: 
 
 
 def test_a_stop_while_converting_leaves_no_base_behind(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mlx_distill.backends.mlx.backend import MlxBackend
-
-    raised_at(monkeypatch, MlxBackend, "quantize", 1, signal.SIGINT)
+    raised_at(monkeypatch, BACKEND, "quantize", 1, signal.SIGINT)
     stopped = call("convert", checkpoint, tmp_path / "base", "--json")
     assert stopped.code == 130
     assert list(tmp_path.iterdir()) == []
@@ -206,7 +205,7 @@ def test_a_stop_while_converting_leaves_no_base_behind(checkpoint: Path, tmp_pat
 
 def test_the_events_tell_of_stop_and_resume(finished: Place, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        raised_at(patch, MlxStudent, "update", 2, signal.SIGINT)
+        raised_at(patch, STUDENT, "update", 2, signal.SIGINT)
         call("train", finished.recipe, "--out", tmp_path / "run")
     call("train", finished.recipe, "--out", tmp_path / "run", "--resume")
     events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from mlx_distill.backends.base import Capacity
 from mlx_distill.backends.mlx import mixed
-from mlx_distill.backends.mlx.growth import Growth
+from mlx_distill.backends.rows.growth import Growth
 from mlx_distill.inference import lane as module
 from mlx_distill.inference.ask import Ask, Program, Told
 from mlx_distill.inference.lane import PIECE, Lane, Task
 from mlx_distill.inference.row import Counts, Row
 from mlx_distill.records import Example
 from tests.backends import plain
-from tests.backends.test_mlx_session import CLOSE, EVERYTHING
+from tests.backends.twin import CLOSE, EVERYTHING
 from tests.conftest import MakeBase
 
 
@@ -82,7 +82,7 @@ class Bench:
             question.check(self._model, self.prefix)
         beside = sum(len(path) for samples in questions for each in samples for _, branches in each.steps for path in branches)
         assert sum(self.sizes) == self.counts.forwarded == sum(row.forwarded for task in tasks for row in task.rows) + beside
-        assert not any((self.session._place, self.session._handles, self.session._said))
+        assert not self.session._rows
         return done
 
 
@@ -157,7 +157,7 @@ def test_no_more_rows_live_at_once_than_may_be_held(
 
     def watched(*arguments: Any, **named: Any) -> None:
         extend(*arguments, **named)
-        alive.append(len(bench.session._place))
+        alive.append(len(bench.session._rows))
 
     monkeypatch.setattr(bench.session, "extend", watched)
     bench.answer(texts, room=10)

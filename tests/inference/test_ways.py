@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -136,6 +137,33 @@ def test_rows_of_every_kind_come_out_once_each(student: Student, tokenizer: Any,
     in_order = list(engine.answers(rows))
     assert [row.id for row in in_order] == [row.id for row in rows]
     assert dict(found) == {str(row.id): isinstance(row, BadRow) for row in in_order}
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_who_has_no_more_rows_for_now_gets_the_answers_to_those_that_were_given(
+    student: Student, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """Rows of every kind, which take several forwards: none of them waits for another that comes only once they are answered."""
+    monkeypatch.setattr(module, "WINDOW", 3)
+    spec = replace(task({name: CLOSED[name] for name in ("half", "flag")}), input="the br{text}")
+    engine = Engine(student, spec, tokenizer, answer="json", max_tokens=75)
+    rows = examples(["the bridge rose", "the broken dam", "x", *TEXTS])
+    waiting: set[int] = set()
+
+    def coming() -> Iterator[Example | None]:
+        for number, row in enumerate(rows):
+            waiting.add(number)
+            yield row
+            if number % at_once == at_once - 1:
+                for _ in itertools.takewhile(lambda _: waiting, range(100)):
+                    yield None
+                assert not waiting, "they are not answered by themselves"
+
+    found: dict[int, Any] = {}
+    for number, result in engine.numbered(coming()):
+        waiting.remove(number)
+        found[number] = result
+    assert [found[number].id for number in range(len(rows))] == [row.id for row in rows]
 
 
 # in few forwards

@@ -19,11 +19,10 @@ from typing import Any
 import pytest
 
 from mlx_distill import files
-from mlx_distill.backends.mlx.student import MlxStudent
 from mlx_distill.observe import events
 from tests.checkpoints import make_checkpoint
 from tests.runs import differences, faults, leftovers, newest, story
-from tests.students import Called, call, recipe, water, write_lines
+from tests.students import Called, call, class_of, recipe, water, write_lines
 
 CALLS = ("open", "fsync", "replace", "rename", "mkdir", "unlink", "rmdir", "ftruncate")
 
@@ -176,7 +175,7 @@ def test_killed_while_it_goes_on_with_more_epochs_it_still_ends_in_the_same_byte
     found = States(Path(shutil.copytree(before, tmp_path / "now")), tmp_path / "states")
     with pytest.MonkeyPatch.context() as patch:
         found.watch(patch)
-        patch.setattr(MlxStudent, "update", _interrupted)  # until it goes on: after that it is as above
+        patch.setattr(class_of("Student"), "update", _interrupted)  # until it goes on: after that it is as above
         assert train(place, tmp_path / "now" / "run", *more).code == 130
     assert adapter(tmp_path / "now" / "run" / "adapter") == best, "it is given back"
     assert len(found.seen) > 5

@@ -67,9 +67,20 @@ def test_a_damaged_split_is_named(run: Run) -> None:
 )
 def test_a_resumed_run_may_ask_anew_for_what_nothing_depends_on(run: Run, changed: Recipe) -> None:
     run.require_same(changed, FACTS)
-    run.relock(changed)
+    run.relock(changed, FACTS)
     recipe, facts = run.open()
     assert (recipe, facts) == (changed, FACTS)
+
+
+def test_a_run_that_goes_on_elsewhere_says_what_computes_it_now(run: Run) -> None:
+    before = {**FACTS, "backend": "mlx", "machine": {"device": "a Mac"}, "versions": {"mlx": "0.32"}, "seed": 1}
+    run.begin(RECIPE, before, {})
+    now = {**before, "machine": {"device": "a GPU"}, "versions": {"torch": "2.13"}, "seed": 99}
+    run.relock(RECIPE, now)
+    assert run.open() == (RECIPE, before), "of the same backend, what it was begun on"
+    run.relock(RECIPE, {**now, "backend": "torch"})
+    assert run.open() == (RECIPE, {**now, "backend": "torch", "seed": before["seed"]})
+    assert run.backend() == "torch" and Run(run.path / "none").backend() is None
 
 
 @pytest.mark.parametrize(

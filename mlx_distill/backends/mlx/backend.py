@@ -5,7 +5,6 @@ Importing this module imports MLX, so nobody does before this backend is chosen;
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -13,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlx_distill.backends import allocation, held
 from mlx_distill.backends.base import Backend, Machine, Ranks, RawTensor
-from mlx_distill.backends.mlx import allocation
 from mlx_distill.backends.mlx.blas import MISSING, load_openblas
+from mlx_distill.models.estimates import Device
 
 if TYPE_CHECKING:
     from mlx_distill.backends.mlx.student import MlxStudent
@@ -38,13 +38,11 @@ class MlxBackend:
         if self._metal:
             info = mx.device_info()
             memory = int(info["max_recommended_working_set_size"])
-            return Machine("mlx", str(info["device_name"]), memory, "bfloat16", tile=attention.TILE_GPU, logits=loss.LOGITS_GPU)
+            return Machine("mlx", str(info["device_name"]), memory, "bfloat16", Device(2, attention.TILE_GPU, loss.LOGITS_GPU))
         device = f"CPU, {os.cpu_count()} cores, {platform.machine()}"
         note = MISSING if self._blas is None and platform.system() == "Linux" else None
-        return Machine(
-            "mlx", device, allocation.memory(), "float32", blas="OpenBLAS" if self._blas else None, note=note,
-            tile=attention.TILE_CPU, logits=loss.LOGITS_CPU,
-        )  # fmt: skip
+        working = Device(4, attention.TILE_CPU, loss.LOGITS_CPU)
+        return Machine("mlx", device, allocation.memory(), "float32", working, blas="OpenBLAS" if self._blas else None, note=note)
 
     def open(self, base: Path, *, adapters: Mapping[str, Path] | None = None, memory_limit: int | None = None) -> MlxStudent:
         import mlx.core as mx
@@ -58,15 +56,10 @@ class MlxBackend:
         mx.reset_peak_memory()
         if self._metal:
             return MlxStudent(base, adapters or {}, cast=None, limit=limit)
-        return MlxStudent(base, adapters or {}, cast="float32", unpack=_unpacks(base, limit), limit=limit)
+        return MlxStudent(base, adapters or {}, cast="float32", unpack=held.unpacks(base, limit), limit=limit)
 
     def weight_bytes(self, base: Path, *, memory_limit: int | None = None) -> int:
-        on_disk = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-        if self._metal:
-            return on_disk
-        if _unpacks(base, memory_limit or self.machine().memory):
-            return int(_dense_bytes(base))
-        return on_disk if _packed(base) else int(min(_dense_bytes(base), 2 * on_disk))
+        return held.on_disk(base) if self._metal else held.on_cpu(base, memory_limit or self.machine().memory)
 
     def join(self, environment: Mapping[str, str]) -> Ranks | None:
         from mlx_distill.backends.mlx.ranks import join
@@ -77,28 +70,6 @@ class MlxBackend:
         from mlx_distill.backends.mlx.quantize import quantize
 
         return quantize(shard, bits=bits, group_size=group_size, dtype=dtype)
-
-
-def _unpacks(base: Path, limit: int) -> bool:
-    """On a CPU packed weights are unpacked where half of the memory holds them: the numbers are the same, the matmuls 30 times quicker."""
-    return _packed(base) and _dense_bytes(base) <= limit // 2
-
-
-def _packed(base: Path) -> bool:
-    """False, too, for what is no base: opening it says so."""
-    try:
-        return "quantization" in json.loads((base / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
-
-
-def _dense_bytes(base: Path) -> float:
-    """What the base's weights take in float32. Infinite where the base does not say how many it has."""
-    try:
-        index = json.loads((base / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        return 4.0 * int(index["metadata"]["total_parameters"])
-    except (OSError, ValueError, KeyError):
-        return float("inf")
 
 
 def open_backend() -> Backend:

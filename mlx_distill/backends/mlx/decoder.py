@@ -23,6 +23,7 @@ import numpy as np
 from mlx_distill.backends.mlx.attention import Layout
 from mlx_distill.backends.mlx.elementwise import GEGLU, SWIGLU, Gate
 from mlx_distill.backends.mlx.tape import Tape, Var
+from mlx_distill.backends.rows.within import require_within
 from mlx_distill.records import Ids
 
 KeysValues = list[mx.array]
@@ -53,7 +54,7 @@ class Packed:
     def __init__(self, model: nn.Module, rows: Sequence[Ids], read_at: Sequence[Ids] | None, prefix: int):
         """`read_at` None: keys and values alone are wanted."""
         self._lengths, self._read_at, self._prefix = [len(row) for row in rows], read_at, prefix
-        self._window = getattr(model.model, "sliding_window", None)
+        require_within(model.longest, prefix + max(self._lengths))
         self._layouts: dict[tuple[bool, int | None], Layout] = {}
         self.tokens = mx.array(np.concatenate(rows))
         self.positions = mx.array(np.concatenate([prefix + np.arange(n, dtype=np.int32) for n in self._lengths]))
@@ -67,7 +68,7 @@ class Packed:
 
     def tiles(self, layer: Any, *, read: bool) -> Layout:
         """Of attention in this layer, where every token asks, or the read ones alone."""
-        window = self._window if getattr(layer, "use_sliding", False) else None
+        window: int | None = layer.window
         if (read, window) not in self._layouts:
             heads = {"heads": layer.self_attn.n_heads, "kv_heads": layer.self_attn.n_kv_heads}
             asked = self._read_at if read else None

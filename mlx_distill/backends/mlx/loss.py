@@ -22,6 +22,7 @@ from mlx_distill.backends.mlx.decoder import Packed, hidden_states
 from mlx_distill.backends.mlx.elementwise import exp_below, on_cpu, total_of
 from mlx_distill.backends.mlx.model import Head
 from mlx_distill.backends.mlx.tape import Learned, Tape, Var
+from mlx_distill.backends.rows.allowed import union_of
 from mlx_distill.models.estimates import LEAST
 from mlx_distill.records import Ids, LossSum, TokenRow
 
@@ -125,12 +126,3 @@ def _by_table(head: Head, hidden: mx.array, ids: mx.array, each: mx.array) -> mx
     out = mx.put_along_axis(out, ids[:, None], mx.take_along_axis(out, ids[:, None], axis=-1) - each, axis=-1)
     out = out if bend is None else out * bend
     return out.T @ hidden.astype(mx.float32)
-
-
-def union_of(allowed: Sequence[Ids]) -> tuple[Ids, np.ndarray]:
-    """All ids that are allowed anywhere, (u,) ascending, and where each is allowed, bool (k, u)."""
-    union = np.unique(np.concatenate(allowed)).astype(np.int32)
-    mask = np.zeros((len(allowed), len(union)), bool)
-    for i, ids in enumerate(allowed):
-        mask[i, np.searchsorted(union, ids)] = True
-    return union, mask

@@ -5,6 +5,8 @@ It knows weights and shapes; nothing of adapters, rows, losses or caches.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.utils import dequantize_model, load_model
 
+from mlx_distill.backends.mlx.rotary import Rope
 from mlx_distill.errors import CheckpointError
+from mlx_distill.models.families import windows
+from mlx_distill.models.rotary import rotary
 
 
 def open_model(base: Path, cast: str | None, *, unpack: bool = False) -> nn.Module:
@@ -26,6 +31,7 @@ def open_model(base: Path, cast: str | None, *, unpack: bool = False) -> nn.Modu
         model, _ = load_model(base, lazy=True)
     except (ValueError, OSError, RuntimeError) as error:
         raise CheckpointError(f"the base cannot be opened: {error}", file=base, hint="convert it again") from None
+    _as_the_original(model, json.loads((base / "config.json").read_text(encoding="utf-8")))
     if cast is not None:
         model.set_dtype(getattr(mx, cast))
     if unpack:
@@ -34,6 +40,16 @@ def open_model(base: Path, cast: str | None, *, unpack: bool = False) -> nn.Modu
     model.eval()
     mx.eval(model.parameters())
     return model
+
+
+def _as_the_original(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """What mlx-lm's classes leave out: each layer's `window`, and positions turned otherwise than by default; `longest` row."""
+    turned = rotary(config)
+    model.longest = turned.longest
+    for layer, window in zip(model.layers, windows(config), strict=True):
+        layer.window = window
+        if turned.kind != "default":
+            layer.self_attn.rope = Rope(turned)
 
 
 class Head:

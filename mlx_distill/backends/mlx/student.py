@@ -15,10 +15,10 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_distill.backends import full
+from mlx_distill.backends import allocation, full
 from mlx_distill.backends import lora as adapters
 from mlx_distill.backends.base import Capacity, LoraShape, Ranks
-from mlx_distill.backends.mlx import allocation, attention, elementwise, lora, loss
+from mlx_distill.backends.mlx import attention, elementwise, lora, loss
 from mlx_distill.backends.mlx.decoder import prefix_states
 from mlx_distill.backends.mlx.gradient import Gradient, Sums
 from mlx_distill.backends.mlx.loss import Batch, nlls

@@ -6,7 +6,6 @@ every list of gradients.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +16,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from numpy.typing import NDArray
 
-from mlx_distill.backends import full
+from mlx_distill.backends import full, held
 from mlx_distill.backends import lora as adapters
 from mlx_distill.backends.base import LoraShape
 from mlx_distill.backends.mlx import lora
@@ -131,7 +130,7 @@ class Whole:
 
     def __init__(self, model: nn.Module, base: Path, *, alone: bool):
         """`alone`: nothing else will be put on the model, so its own weights are let go. Raises BackendError for a packed base."""
-        if _is_packed(base):
+        if held.packed(base):
             hint = "train an adapter, or convert the checkpoint anew: bits: none in a recipe, --bits none of convert"
             raise BackendError(f"{base.name} is quantized: its weights cannot be trained", hint=hint)
         self._model, self._places = model, _places(model)
@@ -195,11 +194,6 @@ class Whole:
         for path, value in values.items():
             module, key = self._places[path]
             module[key] = value.astype(self._types[path])
-
-
-def _is_packed(base: Path) -> bool:
-    """A base that is held unpacked is packed all the same: what would be trained is not what lies there."""
-    return "quantization" in json.loads((base / "config.json").read_text(encoding="utf-8"))
 
 
 def _places(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:

@@ -36,6 +36,9 @@ MISSING = {0: "STUDENT, INPUT and OUTPUT are", 1: "INPUT and OUTPUT are", 2: "OU
 @click.option(
     "--distributions", is_flag=True, help="Add to each line every closed field's probabilities, and what its scores are on average."
 )
+@click.option(
+    "--workers", default="auto", metavar="N", help="Processes that answer. Default: one for each GPU, where there are several; else one."
+)
 @click.option("--max-rejects", type=int, metavar="N", help="Stop when more than N rows were rejected. Default: any number.")
 @backend_option
 @json_option
@@ -49,6 +52,7 @@ def command(
     seed: int,
     no_text: bool,
     distributions: bool,
+    workers: str,
     max_rejects: int | None,
     backend: str,
     as_json: bool,
@@ -63,6 +67,7 @@ def command(
     mlx-distill infer runs/crisis texts.csv answers.jsonl
     mlx-distill infer runs/crisis backlog.jsonl.gz answers.parquet --resume
     mlx-distill infer runs/solar runs/policy runs/nature backlog.jsonl answers.jsonl
+    mlx-distill infer runs/crisis backlog.jsonl answers.jsonl --workers 4
     """
     from mlx_distill import workflows
 
@@ -73,10 +78,20 @@ def command(
     with _going_on(resume=resume):
         done = workflows.infer(
             setting(as_json=as_json, backend=backend), students, input, output, resume=resume, delimiter=delimiter, format=format,
-            asking=asking, distributions=distributions, max_rejects=max_rejects,
+            asking=asking, distributions=distributions, max_rejects=max_rejects, workers=_number(workers),
         )  # fmt: skip
     rate = f" ({done['rows_per_hour']:,} rows an hour)" if done["rows_per_hour"] is not None else ""
     document(done, as_json=as_json, lines=[f"{output}: {_counted(done)}{rate}"])
+
+
+def _number(workers: str) -> int | None:
+    """None: as many as there is use for."""
+    if workers == "auto":
+        return None
+    try:
+        return int(workers)
+    except ValueError:
+        raise click.BadParameter(f"{workers!r} is neither a number nor auto", param_hint="--workers") from None
 
 
 def _counted(done: Mapping[str, Any]) -> str:

@@ -39,6 +39,10 @@ class Family(Protocol):
         """Every tensor of the checkpoint and its shape, in the order of the forward pass."""
         ...
 
+    def windows(self, config: Config) -> tuple[int | None, ...]:
+        """Of each layer of a completed config: see `windows` below."""
+        ...
+
     def problems(self, config: Config) -> Iterator[str]:
         """What the config asks for and readers of a base do not compute."""
         ...
@@ -84,6 +88,17 @@ def problems(config: Config, family: Family) -> Iterator[str]:
     if config.get(key, activation) != activation:
         yield f"{key} {config[key]!r} (this family: {activation})"
     yield from family.problems(config)
+
+
+def windows(config: Config) -> tuple[int | None, ...]:
+    """How many tokens a query of each layer sees, itself among them; None: all before it. As transformers reads the config.
+
+    >>> base = {"model_type": "gemma2", "num_hidden_layers": 3, "num_attention_heads": 4}
+    >>> windows(base | {"sliding_window": 6})
+    (6, None, 6)
+    """
+    family = family_of(config)
+    return family.windows(complete(config, family))
 
 
 def parameters(config: Config) -> int:

@@ -5,13 +5,18 @@ A linear layer's weight is (outputs, inputs). It knows configs, and no family.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlx_distill.errors import CheckpointError
 
 Shapes = dict[str, tuple[int, ...]]
+Windows = tuple[int | None, ...]
+"""Of each layer: how many tokens a query sees, itself among them; None: all before it."""
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+"""transformers' names of what a layer attends to."""
 
 SEPARATE = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Projections of a family that keeps queries, keys, values, gate and up apart."""
@@ -66,6 +71,21 @@ def feed_forward(size: Sizes, *, bias: bool = False) -> Shapes:
         **linear("mlp.up_proj", size.intermediate, size.hidden, bias=bias),
         **linear("mlp.down_proj", size.hidden, size.intermediate, bias=bias),
     }
+
+
+def windows_of(config: Mapping[str, Any], kinds: Sequence[str]) -> Windows:
+    """Of each layer, from what kind of attention it has: `layer_types` where the config lists them, `kinds` where it is silent.
+
+    None where the whole text is seen. A config without a `sliding_window` has none, whatever its layers are called.
+    """
+    listed = config.get("layer_types") or kinds
+    return tuple(config.get("sliding_window") if kind == SLIDING else None for kind in listed)
+
+
+def late_windows(config: Mapping[str, Any]) -> Windows:
+    """Qwen's: none unless they are switched on, and then from layer `max_window_layers` on."""
+    late = [SLIDING if i >= config["max_window_layers"] else FULL for i in range(config["num_hidden_layers"])]
+    return windows_of(config if config.get("use_sliding_window") else {**config, "sliding_window": None}, late)
 
 
 def norms(width: int, *names: str) -> Shapes:

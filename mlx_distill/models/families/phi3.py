@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlx_distill.models.families import _decoder
-from mlx_distill.models.families._decoder import Shapes, Sizes
+from mlx_distill.models.families._decoder import Shapes, Sizes, Windows
 
 MODEL_TYPES = ("phi3",)
 ARCHITECTURES = ("Phi3ForCausalLM",)
@@ -31,6 +31,10 @@ def shapes(config: Mapping[str, Any]) -> Shapes:
         **_decoder.norms(size.hidden, "input_layernorm", "post_attention_layernorm"),
     }
     return _decoder.decoder(size, layer)
+
+
+def windows(config: Mapping[str, Any]) -> Windows:
+    return (config.get("sliding_window"),) * int(config["num_hidden_layers"])
 
 
 def problems(config: Mapping[str, Any]) -> Iterator[str]:

@@ -5,13 +5,13 @@ It knows numbers and places; nothing of models, layers or attention.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic
 
-import mlx.core as mx
 import numpy as np
 
-from mlx_distill.backends.mlx.cohort import Bools, Cohort, Ints, Stretch
+from mlx_distill.backends.rows.cohort import Bools, Cohort, Ints, Layers, Stretch
 from mlx_distill.records import Ids
 
 
@@ -48,23 +48,30 @@ class Addition:
         return out
 
 
-class Growth:
+class Growth(Generic[Layers]):
     """A cohort's share of a forward: its rows' additions, in the order of the rows, from token `start` and read `first` of the batch on."""
 
-    def __init__(self, cohort: Cohort, additions: Mapping[int, Addition], start: int, first: int):
+    def __init__(self, cohort: Cohort[Layers], additions: Mapping[int, Addition], start: int, first: int):
         self.cohort = cohort
         self.additions = {row: additions[row] for row in sorted(additions)}
         self._sizes = [len(each.ids) for each in self.additions.values()]
         self.tokens = slice(start, start + sum(self._sizes))
         self.reads = slice(first, first + sum(len(each.read) for each in self.additions.values()))
-        self.fresh = not cohort.stretches and not any(each.asides for each in self.additions.values())
+        self.fresh = is_fresh(cohort, additions)
         self.positions = np.concatenate([cohort.length[row] + each.depth() for row, each in self.additions.items()])
+
+    def ends(self, ending: Collection[int]) -> bool:
+        """Whether none of its rows goes on."""
+        return all(each.handle in ending for each in self.additions.values())
 
     def read(self) -> Ints:
         """(k,) into the batch's tokens."""
-        starts = self.tokens.start + np.cumsum([0, *self._sizes])[:-1]
-        places = [start + np.asarray(each.read, np.int32) for start, each in zip(starts, self.additions.values(), strict=True)]
+        places = [start + np.asarray(each.read, np.int32) for start, each in zip(self._starts(), self.additions.values(), strict=True)]
         return np.concatenate(places).astype(np.int32)
+
+    def _starts(self) -> Ints:
+        """Of each row's ids in the batch's tokens."""
+        return np.cumsum([self.tokens.start, *self._sizes])[:-1].astype(np.int32)
 
     def new_keys(self) -> Ints:
         """(rows, longest): for every row the numbers of its new ids among this growth's; -1 where it has fewer."""
@@ -98,17 +105,19 @@ class Growth:
         seen = np.take_along_axis(out, np.maximum(queries, 0)[..., None], axis=1)
         return np.asarray(seen | (queries < 0)[..., None])
 
-    def keep(self, layers: Sequence[mx.array]) -> list[mx.array]:
-        """Add the tokens' columns to the cohort, asides left out. `layers`: keys and values, each (n, kv heads, width). What was made."""
+    def keep(self, layers: Layers) -> Layers | None:
+        """Add the tokens' columns to the cohort, asides left out. `layers`: of the forward. The stretch that they went into, if any did."""
         counts = [len(each.tokens) for each in self.additions.values()]
         if not any(counts):
-            return []
+            return None
         at = np.full((self.cohort.rows, max(counts)), -1, np.int32)
-        starts = self.tokens.start + np.cumsum([0, *self._sizes])[:-1]
-        for row, start, count in zip(self.additions, starts, counts, strict=True):
+        for row, start, count in zip(self.additions, self._starts(), counts, strict=True):
             at[row, :count] = np.arange(start, start + count)
-        index = mx.array(np.maximum(at, 0))
-        columns = [mx.contiguous(array[index].transpose(0, 2, 1, 3)) for array in layers]
         positions = (self.cohort.length[:, None] + np.arange(at.shape[1])).astype(np.int32)
-        self.cohort.grow(Stretch(columns, at >= 0, positions), (at >= 0).sum(axis=1).astype(np.int32))
+        self.cohort.grow(Stretch(self.cohort.columns.cut(layers, np.maximum(at, 0)), at >= 0, positions))
         return self.cohort.stretches[-1].layers
+
+
+def is_fresh(cohort: Cohort[Layers], additions: Mapping[int, Addition]) -> bool:
+    """Whether rows bring whole texts, or their beginnings: they see the prefix and themselves."""
+    return not cohort.stretches and not any(each.asides for each in additions.values())

@@ -1,8 +1,8 @@
 """Memory on Linux CPUs: what was freed is kept for the next tensor, and how much there is at all.
 
-MLX's CPU backend calls malloc for every tensor, and glibc maps a large one anew each time: the kernel then clears its pages one by one
-as they are first touched, which takes several times as long as an addition over them. With the thresholds raised, freed pages stay in
-the process and are used again; its peak is the same, but it does not shrink in between. It knows nothing of MLX.
+MLX and PyTorch call malloc for every tensor on a CPU, and glibc maps a large one anew each time: the kernel then clears its pages one by
+one as they are first touched, which takes several times as long as an addition over them. With the thresholds raised, freed pages stay in
+the process and are used again; its peak is the same, but it does not shrink in between. It knows nothing of tensors.
 """
 
 from __future__ import annotations

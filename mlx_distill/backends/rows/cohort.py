@@ -10,28 +10,50 @@ is noted.
     stretch 1     (rows, kv heads, n1, width)     answers so far
 
 Samples of one row share what the row had before they parted: a stretch may have fewer rows than its cohort, each then stands for `fan`
-neighbours. It knows arrays and rows; nothing of models, handles or answers.
+neighbours. It knows rows and columns; nothing of models, handles or answers, and of tensors only that a backend has `Columns` of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
-import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int32]
+Layers = TypeVar("Layers")
+"""Keys and values of all layers, as a backend holds them."""
+
+
+class Columns(Protocol[Layers]):
+    """What a backend does with keys and values: those of a forward are (n, kv heads, width) in each layer, those of a stretch (r, kv
+    heads, n, width)."""
+
+    def cut(self, layers: Layers, tokens: Ints) -> Layers:
+        """The stretch whose columns are those tokens of a forward, (r, n)."""
+        ...
+
+    def some(self, layers: Layers, rows: Ints) -> Layers:
+        """A stretch's rows, in that order."""
+        ...
+
+    def joined(self, older: Layers, newer: Layers) -> Layers:
+        """One's columns, then the other's."""
+        ...
+
+    def settle(self, layers: Sequence[Layers]) -> None:
+        """See that they hold on to nothing that they were made of."""
+        ...
 
 
 @dataclass(slots=True)
-class Stretch:
+class Stretch(Generic[Layers]):
     """Columns that were added together; `r` rows, each standing for a whole number of the cohort's."""
 
-    layers: list[mx.array]
-    """Keys and values of each layer in turn, each (r, kv heads, n, width)."""
+    layers: Layers
     owned: Bools
     """(r, n): which columns hold a token of the row."""
     positions: Ints
@@ -45,62 +67,64 @@ class Stretch:
     def rows(self) -> int:
         return int(self.owned.shape[0])
 
-    def of(self, rows: Ints) -> Stretch:
-        """The same for some of its rows, in that order."""
-        index = mx.array(rows)
-        return Stretch([array[index] for array in self.layers], self.owned[rows], self.positions[rows])
 
-    def joined(self, other: Stretch) -> Stretch:
-        """This one's columns, then the other's."""
-        layers = [mx.concatenate([a, b], axis=2) for a, b in zip(self.layers, other.layers, strict=True)]
-        positions = np.concatenate([self.positions, other.positions], axis=1)
-        return Stretch(layers, np.concatenate([self.owned, other.owned], axis=1), positions)
-
-
-class Cohort:
+class Cohort(Generic[Layers]):
     """Rows that were admitted together. `length` (rows,): tokens of each, the prefix counted; `alive`: those not yet dropped."""
 
-    def __init__(self, rows: int, prefix: int):
-        self.stretches: list[Stretch] = []
+    def __init__(self, rows: int, prefix: int, columns: Columns[Layers]):
+        self.stretches: list[Stretch[Layers]] = []
         self.length = np.full(rows, prefix, np.int32)
         self.alive = set(range(rows))
+        self.columns = columns
 
     @property
     def rows(self) -> int:
         return len(self.length)
 
-    def grow(self, stretch: Stretch, added: Ints) -> None:
-        """`added` (rows,): tokens that each row got."""
+    @property
+    def fan(self) -> int:
+        """Neighbours that share what they had before they parted."""
+        return max((self.rows // stretch.rows for stretch in self.stretches), default=1)
+
+    def grow(self, stretch: Stretch[Layers]) -> None:
+        self.length = self.length + stretch.owned.sum(axis=1).astype(np.int32)
         self.stretches.append(stretch)
         while len(self.stretches) > 1 and self._worth_joining(*self.stretches[-2:]):
-            last = self.stretches.pop()
-            self.stretches[-1] = self.stretches[-1].joined(last)
-        self.length = self.length + added
+            newer, older = self.stretches.pop(), self.stretches.pop()
+            self.stretches.append(self._joined(older, newer))
 
     @staticmethod
-    def _worth_joining(older: Stretch, newer: Stretch) -> bool:
+    def _worth_joining(older: Stretch[Layers], newer: Stretch[Layers]) -> bool:
         return older.rows == newer.rows and older.columns <= 2 * newer.columns
 
-    def parted(self, rows: Sequence[int], fan: int) -> Cohort:
+    def _joined(self, older: Stretch[Layers], newer: Stretch[Layers]) -> Stretch[Layers]:
+        owned = np.concatenate([older.owned, newer.owned], axis=1)
+        positions = np.concatenate([older.positions, newer.positions], axis=1)
+        return Stretch(self.columns.joined(older.layers, newer.layers), owned, positions)
+
+    def parted(self, rows: Sequence[int], fan: int) -> Cohort[Layers]:
         """Some rows, each `fan` times, one after another; what they hold is copied once at most, not `fan` times."""
         assert all(stretch.rows == self.rows for stretch in self.stretches), "rows part once"
         index = np.array(rows, np.int32)
-        other = Cohort(0, 0)
+        other = Cohort(0, 0, self.columns)
         whole = list(rows) == list(range(self.rows))
-        other.stretches = [stretch if whole else stretch.of(index) for stretch in self.stretches]
+        other.stretches = [stretch if whole else self._some(stretch, index) for stretch in self.stretches]
         other.length = np.repeat(self.length[index], fan)
         other.alive = set(range(len(other.length)))
         return other
 
+    def _some(self, stretch: Stretch[Layers], rows: Ints) -> Stretch[Layers]:
+        return Stretch(self.columns.some(stretch.layers, rows), stretch.owned[rows], stretch.positions[rows])
+
     def compact(self) -> dict[int, int] | None:
         """Where half of the rows are gone, keep the others' columns alone. The new number of each row that is left; None: as they were."""
-        fan = max((self.rows // stretch.rows for stretch in self.stretches), default=1)
+        fan = self.fan
         families = sorted({row // fan for row in self.alive})
         if 2 * len(families) * fan > self.rows:
             return None
         kept = np.array([family * fan + i for family in families for i in range(fan)], np.int32)
-        self.stretches = [stretch.of(kept[:: (each := self.rows // stretch.rows)] // each) for stretch in self.stretches]
-        mx.eval([stretch.layers for stretch in self.stretches])  # until then the copies hold on to what they were taken from
+        self.stretches = [self._some(stretch, kept[:: (each := self.rows // stretch.rows)] // each) for stretch in self.stretches]
+        self.columns.settle([stretch.layers for stretch in self.stretches])
         moved = {int(old): new for new, old in enumerate(kept)}
         self.length = self.length[kept]
         self.alive = {moved[row] for row in self.alive}

@@ -2,110 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from mlx_distill.backends.base import Backend, LoraShape
+from mlx_distill.backends.choose import choose
 from mlx_distill.errors import BackendError
-from mlx_distill.records import Group, Ids, TokenRow
+from mlx_distill.records import Group, TokenRow
 from tests.backends import plain
+from tests.backends.sides import Side, each_side
 from tests.backends.test_mlx_update import prepared
+from tests.backends.twin import CLOSE, EVERYTHING, NOTHING, Twin, ids, mask_of, opened
 from tests.checkpoints import VOCABULARY
 from tests.conftest import MakeBase
 
-EVERYTHING = np.arange(VOCABULARY, dtype=np.int32)
-NOTHING = np.zeros(0, np.int32)
-CLOSE = 5e-5
-"""Nats; fp32 sums in another order differ by less."""
-
-
-def mask_of(ids: Sequence[int] | Ids, vocabulary: int = VOCABULARY) -> NDArray[np.uint32]:
-    """The bit mask of some ids, (ceil(V / 32),)."""
-    mask = np.zeros((vocabulary + 31) // 32, np.uint32)
-    for i in ids:
-        mask[i // 32] |= np.uint32(1 << (int(i) % 32))
-    return mask
-
-
-class Twin:
-    """A session beside what its rows hold, so that each can be forwarded alone by the plain model and compared."""
-
-    def __init__(self, session: Any, model: nn.Module, prefix: Ids):
-        self.session, self._model, self._prefix = session, model, prefix
-        self.rows: dict[int, list[int]] = {}
-        self._last: dict[int, int] = {}
-
-    def admit(self, rows: Sequence[Ids]) -> list[int]:
-        handles: list[int] = self.session.admit(rows, read_at=[range(len(row)) for row in rows])
-        assert not set(handles) & self.rows.keys()
-        self.rows |= {handle: row.tolist() for handle, row in zip(handles, rows, strict=True)}
-        self._last |= {handle: len(row) for handle, row in zip(handles, rows, strict=True)}
-        return handles
-
-    def extend(self, tokens: dict[int, list[int]]) -> None:
-        self.session.extend(tokens, read_at={handle: range(len(ids)) for handle, ids in tokens.items()})
-        for handle, ids in tokens.items():
-            self.rows[handle] += ids
-            self._last[handle] = len(ids)
-
-    def drop(self, handles: Sequence[int]) -> None:
-        self.session.drop(handles)
-        for handle in handles:
-            del self.rows[handle]
-
-    def alone(self, handle: int, more: Sequence[int] = ()) -> NDArray[np.float64]:
-        """Log probabilities after every token, (n, V), of the row forwarded alone with its whole prompt."""
-        return plain.log_softmax(self._model, [*self._prefix, *self.rows[handle], *more])
-
-    def check(self) -> None:
-        """Every token of each row's last admit or extend, over the whole vocabulary; counted from the front and from the end."""
-        sizes = {handle: self._last[handle] for handle in self.rows}
-        positions = {handle: [*range(size), -1, -size] for handle, size in sizes.items()}
-        read = self.session.read(positions, {handle: [EVERYTHING] * len(at) for handle, at in positions.items()})
-        for handle, size in sizes.items():
-            alone = self.alone(handle)[-size:]
-            np.testing.assert_allclose(np.stack(read[handle]), alone[[*range(size), -1, 0]], atol=CLOSE)
-        chosen, logs = self.session.choose({handle: mask_of(EVERYTHING) for handle in self.rows})
-        for handle in self.rows:
-            last = self.alone(handle)[-1]
-            assert last[chosen[handle]] == pytest.approx(last.max(), abs=CLOSE) == pytest.approx(logs[handle], abs=CLOSE)
-
-    def check_score(self, generator: np.random.Generator) -> None:
-        """Of continuations of unequal length, some rows twice; and the rows are as they were."""
-        handles = [int(i) for i in generator.choice(list(self.rows), 2 * len(self.rows))]
-        more = [plain.random_ids(generator, int(generator.integers(1, 4))).tolist() for _ in handles]
-        allowed = [np.unique(plain.random_ids(generator, 5)) for _ in handles]
-        for handle, tokens, ids, logs in zip(handles, more, allowed, self.session.score(handles, more, allowed), strict=True):
-            np.testing.assert_allclose(logs, plain.among(self.alone(handle, tokens)[-1], ids), atol=CLOSE)
-        self.check()
-
-
-def opened(folder: Path, prefix: Ids, *, unpack: bool = False) -> Twin:
-    session = plain.open_student(folder, unpack=unpack).session(prefix)
-    return Twin(session, plain.plain_model(folder), prefix)
-
-
-def ids(generator: np.random.Generator, *lengths: int) -> list[Ids]:
-    return [plain.random_ids(generator, length) for length in lengths]
-
+pytestmark = each_side
 
 # rows and their neighbours
 
 
 @plain.FORMS
 @pytest.mark.parametrize("family", plain.FAMILIES)
-def test_rows_answer_as_if_alone(base: MakeBase, family: str, bits: int | None, unpack: bool) -> None:
+def test_rows_answer_as_if_alone(side: Side, base: MakeBase, family: str, bits: int | None, unpack: bool) -> None:
     generator = np.random.default_rng(1)
-    twin = opened(base(family, bits=bits), plain.random_ids(generator, 7), unpack=unpack)
+    twin = opened(side, base(family, bits=bits), plain.random_ids(generator, 7), unpack=unpack)
     a, b, c, d = twin.admit(ids(generator, 5, 1, 9, 4))
     twin.check()
     twin.extend({b: [11, 12, 13], c: [14]})
@@ -121,9 +46,9 @@ def test_rows_answer_as_if_alone(base: MakeBase, family: str, bits: int | None, 
     twin.check()
 
 
-def test_without_a_prefix_rows_stand_for_themselves(base: MakeBase) -> None:
+def test_without_a_prefix_rows_stand_for_themselves(side: Side, base: MakeBase) -> None:
     generator = np.random.default_rng(2)
-    twin = opened(base("gemma2"), NOTHING)
+    twin = opened(side, base("gemma2"), NOTHING)
     a, b = twin.admit(ids(generator, 1, 4))
     twin.extend({a: [9]})
     twin.check_score(generator)
@@ -136,9 +61,9 @@ OPERATION = st.tuples(st.sampled_from(["admit", "extend", "drop", "score"]), st.
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(operations=st.lists(OPERATION, min_size=3, max_size=9), prefix=st.integers(0, 4))
-def test_whatever_happens_between(base: MakeBase, operations: list[tuple[str, int]], prefix: int) -> None:
+def test_whatever_happens_between(side: Side, base: MakeBase, operations: list[tuple[str, int]], prefix: int) -> None:
     generator = np.random.default_rng(prefix)
-    twin = opened(base(num_hidden_layers=1), plain.random_ids(generator, prefix))
+    twin = opened(side, base(num_hidden_layers=1), plain.random_ids(generator, prefix))
     for name, seed in operations:
         generator = np.random.default_rng(seed)
         some = [handle for handle in twin.rows if generator.random() < 0.5]
@@ -154,40 +79,34 @@ def test_whatever_happens_between(base: MakeBase, operations: list[tuple[str, in
             twin.check()
 
 
-def test_a_row_that_was_not_extended_still_answers_from_its_last_tokens(base: MakeBase) -> None:
+def test_a_row_that_was_not_extended_still_answers_from_its_last_tokens(side: Side, base: MakeBase) -> None:
     generator = np.random.default_rng(3)
-    twin = opened(base(num_hidden_layers=1), plain.random_ids(generator, 3))
+    twin = opened(side, base(num_hidden_layers=1), plain.random_ids(generator, 3))
     short, long = twin.admit(ids(generator, 2, 8))
     for tokens in ({short: [5, 6, 7]}, {short: [8]}, {long: [9]}, {short: [10, 11]}):
         twin.extend(tokens)
         twin.check()
 
 
-def test_a_window_of_attention_is_kept_behind_a_prefix(base: MakeBase) -> None:
-    """Keys too far behind a query are not seen, whether they are the prefix's or the row's own; in training neither."""
+def test_a_window_of_attention_is_kept_behind_a_prefix(side: Side, base: MakeBase) -> None:
+    """Keys too far behind a query are not seen, whether they are the prefix's or the row's own."""
     kinds = ["sliding_attention", "full_attention"]
     folder = base("llama", layer_types=kinds, sliding_window=6)
     generator = np.random.default_rng(4)
-    twin = opened(folder, plain.random_ids(generator, 4))
+    twin = opened(side, folder, plain.random_ids(generator, 4))
     a, _ = twin.admit(ids(generator, 5, 9))
     twin.extend({a: [5, 6, 7, 8]})
     twin.check_score(generator)
-    shape, groups = plain.shape_of(), [plain.random_group(generator, 5, [[4, 9], [7]])]
-    weights = plain.random_adapter(folder, shape)
-    ours = plain.our_gradient(prepared(folder, shape, weights=weights), groups)
-    assert plain.distance(ours, plain.gradient(plain.plain_model(folder, weights, shape), groups)) <= 1e-5
 
 
-def test_dropped_rows_free_their_memory(base: MakeBase) -> None:
+def test_dropped_rows_free_their_memory(side: Side, base: MakeBase) -> None:
     generator = np.random.default_rng(6)
-    twin = opened(base(num_hidden_layers=1), NOTHING)
+    twin = opened(side, base(num_hidden_layers=1), NOTHING)
     handles = twin.admit(ids(generator, *[40] * 32))
-    mx.synchronize()
-    full = mx.get_active_memory()
+    full = side.held()
     twin.drop(handles[:24])
-    mx.clear_cache()
     row = 2 * 2 * 16 * 40 * 4  # keys and values, 2 heads of 16, 40 tokens, fp32
-    assert mx.get_active_memory() <= full - 23 * row, "24, but for an index or two"
+    assert side.held() <= full - 23 * row, "24, but for an index or two"
     twin.extend({handle: [5 + i] for i, handle in enumerate(handles[24:])})
     twin.check()
 
@@ -197,9 +116,9 @@ def test_dropped_rows_free_their_memory(base: MakeBase) -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("bits", [None, 4, 8])
-def test_reading_among_allowed_ids_is_the_whole_head_renormalised(base: MakeBase, bits: int | None, tied: bool) -> None:
+def test_reading_among_allowed_ids_is_the_whole_head_renormalised(side: Side, base: MakeBase, bits: int | None, tied: bool) -> None:
     generator = np.random.default_rng(7)
-    twin = opened(base(bits=bits, tied=tied, num_hidden_layers=1), plain.random_ids(generator, 4))
+    twin = opened(side, base(bits=bits, tied=tied, num_hidden_layers=1), plain.random_ids(generator, 4))
     a, b = twin.admit(ids(generator, 3, 6))
     sets = [np.array([300, 4, 17]), np.array([9]), np.array([383, 0]), np.array([5, 6, 7, 8, 4])]
     read = twin.session.read({b: [0, 5], a: [-1, -3]}, {b: sets[:2], a: sets[2:]})
@@ -209,9 +128,9 @@ def test_reading_among_allowed_ids_is_the_whole_head_renormalised(base: MakeBase
             assert np.exp(logs).sum() == pytest.approx(1, abs=1e-6)
 
 
-def test_choosing_keeps_to_the_mask(base: MakeBase) -> None:
+def test_choosing_keeps_to_the_mask(side: Side, base: MakeBase) -> None:
     generator = np.random.default_rng(8)
-    twin = opened(base(vocab=VOCABULARY + 5, num_hidden_layers=1), plain.random_ids(generator, 4))
+    twin = opened(side, base(vocab=VOCABULARY + 5, num_hidden_layers=1), plain.random_ids(generator, 4))
     handles = twin.admit(ids(generator, 3, 6, 2))
     sets = {handle: np.unique(plain.random_ids(generator, 6)) for handle in handles}
     sets[handles[0]] = np.array([VOCABULARY + 4])  # the last row of a head that is no whole number of words
@@ -224,8 +143,8 @@ def test_choosing_keeps_to_the_mask(base: MakeBase) -> None:
             assert temperature or among[chosen[handle]] == max(among.values())
 
 
-def test_where_two_tie_the_lowest_id_is_chosen(backend: Backend, tmp_path: Path) -> None:
-    session = backend.open(plain.indifferent_base(backend, tmp_path)).session(NOTHING)
+def test_where_two_tie_the_lowest_id_is_chosen(side: Side, backend: Backend, tmp_path: Path) -> None:
+    session = side.open(plain.indifferent_base(backend, tmp_path)).session(NOTHING)
     a, b = session.admit([np.array([5]), np.array([6, 7])])
     chosen, logs = session.choose({a: mask_of([200, 31, 32, 370]), b: mask_of([383, 77])})
     assert chosen == {a: 31, b: 77}
@@ -233,8 +152,8 @@ def test_where_two_tie_the_lowest_id_is_chosen(backend: Backend, tmp_path: Path)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_samples_come_as_often_as_they_are_likely(base: MakeBase, temperature: float) -> None:
-    twin = opened(base(num_hidden_layers=1), NOTHING)
+def test_samples_come_as_often_as_they_are_likely(side: Side, base: MakeBase, temperature: float) -> None:
+    twin = opened(side, base(num_hidden_layers=1), NOTHING)
     row, rows, draws = np.array([17, 4, 250]), 64, 40
     handles = twin.admit([row] * rows)
     allowed = np.array([3, 50, 121, 300])
@@ -248,8 +167,8 @@ def test_samples_come_as_often_as_they_are_likely(base: MakeBase, temperature: f
     assert (np.abs(counts[allowed] / (rows * draws) - expected) < 4 * spread).all()
 
 
-def test_samples_follow_from_the_seed(backend: Backend, base: MakeBase) -> None:
-    student = backend.open(base(num_hidden_layers=1))
+def test_samples_follow_from_the_seed(side: Side, base: MakeBase) -> None:
+    student = side.open(base(num_hidden_layers=1))
     drawn = []
     for seed in (1, 1, 2):
         session = student.session(NOTHING)
@@ -277,11 +196,11 @@ def two(base: MakeBase, tmp_path: Path) -> tuple[Path, dict[str, Path], dict[str
     return folder, {name: tmp_path / name for name in shapes}, models
 
 
-def test_each_adapter_gives_its_own_answers_in_turns(backend: Backend, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]) -> None:
+def test_each_adapter_gives_its_own_answers_in_turns(side: Side, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]) -> None:
     folder, adapters, models = two
     generator = np.random.default_rng(9)
     prefix = plain.random_ids(generator, 5)
-    student = backend.open(folder, adapters=adapters)
+    student = choose(side.name).open(folder, adapters=adapters)
     twins = [Twin(student.session(prefix, adapter=name), model, prefix) for name, model in models.items()]
     twins.append(Twin(student.session(prefix), plain.plain_model(folder), prefix))
     handles = [twin.admit(ids(generator, 4, 6))[0] for twin in twins]
@@ -291,43 +210,37 @@ def test_each_adapter_gives_its_own_answers_in_turns(backend: Backend, two: tupl
         twin.check_score(generator)
 
 
-def test_losses_are_those_of_the_only_adapter_that_was_opened(
-    backend: Backend, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]
-) -> None:
+def test_losses_are_those_of_the_only_adapter_that_was_opened(side: Side, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]) -> None:
     folder, adapters, models = two
     groups = [plain.random_group(np.random.default_rng(10), 4, [[5, 3]])]
     bare = plain.plain_model(folder)
     for opened_with, model in (({"one": adapters["one"]}, models["one"]), (adapters, bare), ({}, bare)):
-        losses = backend.open(folder, adapters=opened_with).loss(groups)
+        losses = choose(side.name).open(folder, adapters=opened_with).loss(groups)
         assert {name: loss.nats for name, loss in losses.items()} == pytest.approx(plain.row_nats(model, groups), rel=1e-5)
 
 
 def test_an_adapter_that_was_not_opened_is_refused_with_those_that_were(
-    backend: Backend, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]
+    side: Side, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]
 ) -> None:
-    student = backend.open(two[0], adapters=two[1])
+    student = choose(side.name).open(two[0], adapters=two[1])
     with pytest.raises(BackendError, match="no adapter named 'three'") as caught:
         student.session(NOTHING, adapter="three")
     assert caught.value.hint == "there is one, two"
 
 
-def test_a_base_refuses_the_adapter_of_another(
-    backend: Backend, base: MakeBase, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]
-) -> None:
+def test_a_base_refuses_the_adapter_of_another(side: Side, base: MakeBase, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]) -> None:
     with pytest.raises(BackendError, match="not of this base"):
-        backend.open(base(num_hidden_layers=1), adapters=two[1])
+        choose(side.name).open(base(num_hidden_layers=1), adapters=two[1])
     with pytest.raises(BackendError, match="not of this base"):
-        backend.open(base("phi3"), adapters=two[1])
+        choose(side.name).open(base("phi3"), adapters=two[1])
 
 
-def test_training_goes_on_where_it_was_after_sample_answers(
-    backend: Backend, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]
-) -> None:
+def test_training_goes_on_where_it_was_after_sample_answers(side: Side, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]) -> None:
     """Sessions of the adapter in training answer with what it has learned so far; those of others leave it as it is."""
     folder, adapters, _ = two
     generator = np.random.default_rng(11)
     groups = [plain.random_group(generator, 4, [[5, 3], [6]])]
-    undisturbed, disturbed = (backend.open(folder, adapters=adapters) for _ in range(2))
+    undisturbed, disturbed = (choose(side.name).open(folder, adapters=adapters) for _ in range(2))
     shape, row = plain.shape_of(dropout=0.2), plain.random_ids(generator, 4)
     for student in (undisturbed, disturbed):
         student.prepare(shape, optimizer="adamw", weight_decay=0.0, initial=None, seed=0)

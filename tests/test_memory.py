@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from mlx_distill.observe.memory import largest_bytes, resident_bytes
+from mlx_distill.memory import largest_bytes, resident_bytes
 
 CHILD = """
-from mlx_distill.observe.memory import largest_bytes, resident_bytes
+from mlx_distill.memory import largest_bytes, resident_bytes
 before = largest_bytes(), resident_bytes()
 block = b"x" * (40 << 20)
 grown = largest_bytes(), resident_bytes()

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mlx_distill.backends.mlx import attention, loss, mixed
-from mlx_distill.backends.mlx import session as module
-from mlx_distill.backends.mlx.cohort import Cohort, Stretch
-from mlx_distill.backends.mlx.student import MlxStudent
-from mlx_distill.models.estimates import FORWARD, HELD, LEAST, Device, answering_capacity
 from mlx_distill.records import Ids
 from tests.backends import plain
-from tests.backends.test_mlx_session import CLOSE, EVERYTHING, NOTHING, Twin, ids, mask_of, opened
-from tests.checkpoints import SIZES, VOCABULARY
+from tests.backends.sides import Side, each_side
+from tests.backends.twin import CLOSE, EVERYTHING, NOTHING, Twin, ids, mask_of, opened
 from tests.conftest import MakeBase
 
 
@@ -32,10 +25,11 @@ def said(twin: Twin, handle: int, position: int) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("family", ["qwen2", "gemma2", "phi3"])
-def test_prompts_in_pieces_and_answers_share_a_forward(base: MakeBase, family: str) -> None:
+@each_side
+def test_prompts_in_pieces_and_answers_share_a_forward(side: Side, base: MakeBase, family: str) -> None:
     """A long prompt comes in three pieces, and beside each of them others are answered, or begin."""
     generator = np.random.default_rng(1)
-    twin = opened(base(family), plain.random_ids(generator, 6))
+    twin = opened(side, base(family), plain.random_ids(generator, 6))
     long = plain.random_ids(generator, 19)
     a, b = twin.admit(ids(generator, 5, 3))
     (c,) = twin.session.admit([NOTHING])
@@ -56,13 +50,14 @@ def test_prompts_in_pieces_and_answers_share_a_forward(base: MakeBase, family: s
 
 @pytest.mark.parametrize("prefix", [0, 5])
 @pytest.mark.parametrize("tile", [1, 300, 1 << 19])
+@each_side
 def test_branches_are_read_where_the_row_stood_and_are_forgotten(
-    base: MakeBase, prefix: int, tile: int, monkeypatch: pytest.MonkeyPatch
+    side: Side, base: MakeBase, prefix: int, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beside tokens that the row goes on with; the same whatever tiles attention is cut into."""
-    monkeypatch.setattr(mixed, "TILE_CPU", tile)
+    side.cut(monkeypatch, tile)
     generator = np.random.default_rng(2)
-    twin = opened(base("gemma2"), plain.random_ids(generator, prefix))
+    twin = opened(side, base("gemma2"), plain.random_ids(generator, prefix))
     a, b, c = twin.admit(ids(generator, 4, 9, 5))
     for own, asides in (
         ({a: [7, 8], b: [9]}, {a: [[20], [21, 22]], c: [[30, 31]]}),
@@ -85,9 +80,10 @@ WINDOWED = {"layer_types": ["sliding_attention", "full_attention"], "sliding_win
 
 
 @pytest.mark.parametrize(("family", "config"), [("gemma2", {}), ("llama", WINDOWED)])
-def test_samples_share_what_the_row_had_and_go_their_own_ways(base: MakeBase, family: str, config: dict[str, Any]) -> None:
+@each_side
+def test_samples_share_what_the_row_had_and_go_their_own_ways(side: Side, base: MakeBase, family: str, config: dict[str, Any]) -> None:
     generator = np.random.default_rng(3)
-    twin = opened(base(family, **config), plain.random_ids(generator, 4))
+    twin = opened(side, base(family, **config), plain.random_ids(generator, 4))
     a, b = twin.admit(ids(generator, 6, 5))
     twin.extend({a: [7, 8]})
     before = twin.rows.pop(a)
@@ -114,8 +110,8 @@ def some(generator: np.random.Generator, most: int) -> list[int]:
 class Walk(Twin):
     """A twin whose rows do, in one forward, all that may be asked of them; what of it was read is remembered with what it should say."""
 
-    def __init__(self, folder: Path, prefix: Ids):
-        super().__init__(plain.open_student(folder).session(prefix), plain.plain_model(folder), prefix)
+    def __init__(self, side: Side, folder: Path, prefix: Ids):
+        super().__init__(side.open(folder).session(prefix), plain.plain_model(folder), prefix)
         self.said: dict[int, dict[int, NDArray[np.float64]]] = {}
         self.parted: set[int] = set()
 
@@ -180,13 +176,14 @@ OPERATION = st.tuples(st.sampled_from(["forward", "forward", "part", "leave", "s
     prefix=st.integers(0, 5),
     tile=st.sampled_from([1, 300, 1 << 19]),
 )
+@each_side
 def test_whatever_a_forward_brings_every_row_answers_as_if_alone(
-    base: MakeBase, family: str, config: dict[str, Any], operations: list[tuple[str, int]], prefix: int, tile: int
+    side: Side, base: MakeBase, family: str, config: dict[str, Any], operations: list[tuple[str, int]], prefix: int, tile: int
 ) -> None:
     """Prompts, pieces, answers, branches, rows that end, samples, rows that leave: in any order, with any rows read anywhere."""
-    walk = Walk(base(family, **config), plain.random_ids(np.random.default_rng(prefix), prefix))
+    walk = Walk(side, base(family, **config), plain.random_ids(np.random.default_rng(prefix), prefix))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mixed, "TILE_CPU", tile)
+        side.cut(patch, tile)
         for name, seed in operations:
             generator = np.random.default_rng(seed)
             if name == "forward" or not walk.rows:
@@ -199,104 +196,66 @@ def test_whatever_a_forward_brings_every_row_answers_as_if_alone(
                 walk.score(generator)
             walk.check_said()
     walk.leave(list(walk.rows))
-    assert not any((walk.session._place, walk.session._handles, walk.session._said)), "nothing is left of rows that are gone"
+    assert not walk.session._rows, "nothing is left of rows that are gone"
 
 
-def test_samples_of_a_row_hold_its_prompt_once(base: MakeBase) -> None:
+@each_side
+def test_samples_of_a_row_hold_its_prompt_once(side: Side, base: MakeBase) -> None:
     generator = np.random.default_rng(4)
-    twin = opened(base(num_hidden_layers=1), NOTHING)
+    twin = opened(side, base(num_hidden_layers=1), NOTHING)
     (a,) = twin.admit(ids(generator, 200))
-    mx.synchronize()
-    held = mx.get_active_memory()
+    held = side.held()
     samples = twin.session.fork(a, 8)
     twin.session.extend({handle: [5] for handle in samples})
-    mx.synchronize()
-    assert mx.get_active_memory() - held < 2 * 2 * 16 * 200 * 4, "less than the prompt's keys and values once more"
+    assert side.held() - held < 2 * 2 * 16 * 200 * 4, "less than the prompt's keys and values once more"
 
 
-def test_a_row_that_ends_leaves_what_was_read_and_nothing_else(base: MakeBase) -> None:
+@each_side
+def test_a_row_that_ends_leaves_what_was_read_and_nothing_else(side: Side, base: MakeBase) -> None:
     generator = np.random.default_rng(5)
-    twin = opened(base(num_hidden_layers=2), plain.random_ids(generator, 4))
+    twin = opened(side, base(num_hidden_layers=2), plain.random_ids(generator, 4))
     rows = ids(generator, 30, 7)
     a, b = twin.session.admit([NOTHING, NOTHING])
-    before = mx.get_active_memory()
+    before = side.held()
     twin.session.extend({a: rows[0], b: rows[1]}, read_at={a: [3, 29], b: [6]}, ending={a, b})
     twin.rows |= {a: rows[0].tolist(), b: rows[1].tolist()}
     for handle, at in ((a, 3), (a, 29), (b, 6)):
         np.testing.assert_allclose(said(twin, handle, at), twin.alone(handle)[4 + at], atol=CLOSE)
-    mx.synchronize()
     hidden = 3 * 64 * 4
-    assert mx.get_active_memory() - before <= 4 * hidden
+    assert side.held() - before <= 4 * hidden
 
 
-def test_short_rows_hold_no_room_for_long_ones_that_came_with_them(base: MakeBase) -> None:
+@each_side
+def test_short_rows_hold_no_room_for_long_ones_that_came_with_them(side: Side, base: MakeBase) -> None:
     generator = np.random.default_rng(11)
-    session = plain.open_student(base(num_hidden_layers=1)).session(NOTHING)
-    mx.synchronize()
-    before = mx.get_active_memory()
+    session = side.open(base(num_hidden_layers=1)).session(NOTHING)
+    before = side.held()
     session.admit(ids(generator, 400, *[20] * 20), read_at=[[0]] * 21)
-    mx.synchronize()
-    assert mx.get_active_memory() - before < 1.3 * 2 * 2 * 16 * 800 * 4, "keys and values of 800 tokens, and little more"
+    assert side.held() - before < 1.3 * 2 * 2 * 16 * 800 * 4, "keys and values of 800 tokens, and little more"
 
 
-def test_no_token_is_forwarded_twice_and_none_is_padding(base: MakeBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
-    made = mixed.Mixed.__init__
-
-    def counted(self: mixed.Mixed, *arguments: object) -> None:
-        made(self, *arguments)  # type: ignore[arg-type]
-        sizes.append(self.tokens.size)
-
-    monkeypatch.setattr(mixed.Mixed, "__init__", counted)
+@each_side
+def test_no_token_is_forwarded_twice_and_none_is_padding(side: Side, base: MakeBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = side.forwards(monkeypatch)
     generator = np.random.default_rng(6)
-    twin = opened(base(num_hidden_layers=1), plain.random_ids(generator, 4))
+    twin = opened(side, base(num_hidden_layers=1), plain.random_ids(generator, 4))
     a, b = twin.session.admit(ids(generator, 30, 7))
     twin.session.extend({a: [5], b: [6, 7, 8]}, asides={a: [[9, 9]]})
     assert sizes == [37, 6]
 
 
-def stretch(rows: int, columns: int) -> Stretch:
-    positions = np.zeros((rows, columns), np.int32)
-    return Stretch([mx.zeros((rows, 1, columns, 2))], np.ones((rows, columns), bool), positions)
-
-
-@pytest.mark.parametrize("step", [1, 3])
-def test_what_stands_there_is_seldom_copied_as_a_row_grows(step: int) -> None:
-    cohort, copied = Cohort(2, 0), 0
-    cohort.grow(stretch(2, 500), np.full(2, 500, np.int32))
-    for _ in range(120):
-        before = [id(each) for each in cohort.stretches]
-        cohort.grow(stretch(2, step), np.full(2, step, np.int32))
-        copied += sum(each.columns for each in cohort.stretches if id(each) not in before) - step
-        assert len(cohort.stretches) <= 8
-    assert cohort.length.tolist() == [500 + 120 * step] * 2
-    assert sum(each.columns for each in cohort.stretches) == 500 + 120 * step
-    assert copied < 120 * step * np.log2(120 * step) + 500 + 120 * step
-
-
-def test_what_samples_share_stays_theirs_as_the_samples_of_others_leave() -> None:
-    def numbered(rows: int) -> Stretch:
-        return Stretch([mx.arange(rows).reshape(rows, 1, 1, 1)], np.ones((rows, 1), bool), np.zeros((rows, 1), np.int32))
-
-    whole = Cohort(6, 0)
-    whole.grow(numbered(6), np.arange(6, dtype=np.int32))
-    cohort = whole.parted([5, 4, 3, 1, 0], 2)
-    cohort.grow(numbered(10), np.zeros(10, np.int32))
-    cohort.alive = {4, 9}
-    assert cohort.compact() == {4: 0, 5: 1, 8: 2, 9: 3}
-    assert [each.layers[0].reshape(-1).tolist() for each in cohort.stretches] == [[3, 0], [4, 5, 8, 9]]
-    assert (cohort.alive, cohort.length.tolist()) == ({0, 3}, [3, 3, 0, 0])
-
-
-def test_few_allowed_tokens_are_chosen_from_their_rows_of_the_head_alone(base: MakeBase, monkeypatch: pytest.MonkeyPatch) -> None:
+@each_side
+def test_few_allowed_tokens_are_chosen_from_their_rows_of_the_head_alone(
+    side: Side, base: MakeBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = np.random.default_rng(7)
-    twin = opened(base(bits=4), plain.random_ids(generator, 4))
+    twin = opened(side, base(bits=4), plain.random_ids(generator, 4))
     a, b = twin.admit(ids(generator, 5, 6))
     asked: list[int | None] = []
     logits = twin.session._head.logits
 
-    def noted(hidden: mx.array, rows: mx.array | None = None) -> mx.array:
-        asked.append(None if rows is None else rows.size)
+    def noted(hidden: Any, rows: Any = None) -> Any:
+        asked.append(None if rows is None else len(rows))
         return logits(hidden, rows)
 
     monkeypatch.setattr(twin.session._head, "logits", noted)
@@ -311,24 +270,24 @@ def test_few_allowed_tokens_are_chosen_from_their_rows_of_the_head_alone(base: M
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
+@each_side
 def test_what_is_chosen_does_not_hang_on_how_many_rows_choose_at_once(
-    base: MakeBase, temperature: float, monkeypatch: pytest.MonkeyPatch
+    side: Side, base: MakeBase, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = np.random.default_rng(10)
-    twin = opened(base(num_hidden_layers=1), NOTHING)
+    twin = opened(side, base(num_hidden_layers=1), NOTHING)
     handles = twin.admit(ids(generator, *[4] * 7))
     allowed = {handle: mask_of(EVERYTHING if i % 2 else [5, 6, 300]) for i, handle in enumerate(handles)}
     whole = twin.session.choose(allowed, temperature=temperature, seed=3)
     sizes: list[int] = []
     logits = twin.session._head.logits
 
-    def noted(hidden: mx.array, rows: mx.array | None = None) -> mx.array:
+    def noted(hidden: Any, rows: Any = None) -> Any:
         sizes.append(len(hidden))
-        out: mx.array = logits(hidden, rows)
-        return out
+        return logits(hidden, rows)
 
     monkeypatch.setattr(twin.session._head, "logits", noted)
-    monkeypatch.setattr(module, "rows_at_once", lambda head: 3)
+    monkeypatch.setattr(side.session, "rows_at_once", lambda head: 3)
     chosen, logs = twin.session.choose(allowed, temperature=temperature, seed=3)
     assert sizes == [3, 3, 1], "so many logits over the whole vocabulary exist at once"
     assert chosen == whole[0] and logs == pytest.approx(whole[1], abs=CLOSE)
@@ -338,54 +297,16 @@ def test_what_is_chosen_does_not_hang_on_how_many_rows_choose_at_once(
         assert logs[handle] == pytest.approx(among[list(legal).index(chosen[handle])], abs=CLOSE), "at temperature 1, whatever was drawn at"
 
 
-def test_seeds_by_row_make_draws_independent_of_handles(base: MakeBase) -> None:
+@each_side
+def test_seeds_by_row_make_draws_independent_of_handles(side: Side, base: MakeBase) -> None:
     generator = np.random.default_rng(8)
     folder, row = base(num_hidden_layers=1), plain.random_ids(generator, 4)
     drawn: list[Sequence[int]] = []
     for before in (0, 3):
-        twin = opened(folder, NOTHING)
+        twin = opened(side, folder, NOTHING)
         twin.admit([row] * before) if before else None
         handles = twin.admit([row] * 6)
         seeds = {handle: 100 + i for i, handle in enumerate(handles)}
         chosen, _ = twin.session.choose(dict.fromkeys(handles, mask_of(EVERYTHING)), temperature=1.0, seed=seeds)
         drawn.append([chosen[handle] for handle in handles])
     assert drawn[0] == drawn[1] and len(set(drawn[0])) > 1
-
-
-# how much at once
-
-
-def capacity(free: int) -> tuple[int, int]:
-    config = {**SIZES, "vocab_size": VOCABULARY, "tie_word_embeddings": True}
-    return answering_capacity(config, free=free, device=Device(4, 1 << 10, 1 << 10))
-
-
-def test_more_memory_holds_more_rows_and_little_of_it_still_answers() -> None:
-    found = [capacity(free) for free in (0, 1 << 20, 1 << 24, 1 << 28, 1 << 33)]
-    assert found[0] == (LEAST, LEAST) and found[-1] == (FORWARD, HELD)
-    assert all(a <= b for few, many in itertools.pairwise(found) for a, b in zip(few, many, strict=True))
-
-
-def test_what_is_held_and_forwarded_stays_within_what_is_free(base: MakeBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measured: as many rows as the capacity says, forwarded as it says, while some leave and others come; of little memory."""
-    for place, name in ((attention, "TILE_CPU"), (mixed, "TILE_CPU"), (loss, "LOGITS_CPU")):
-        monkeypatch.setattr(place, name, 1 << 14)  # as they are, they would be most of it
-    folder = base(num_hidden_layers=4)
-    limit = 24 << 20
-    student = MlxStudent(folder, {}, cast="float32", limit=limit + mx.get_active_memory())
-    forward, held = student.capacity().forward, student.capacity().held
-    assert LEAST < forward < FORWARD and forward < held < HELD, "it is the memory that bounds both"
-    session, generator = student.session(NOTHING), np.random.default_rng(9)
-    mx.reset_peak_memory()
-    before, size = mx.get_active_memory(), forward // 8
-    live: list[int] = []
-    for leave in ((), (0, 1, 2), (3, 4, 5, 6), (0, 1, 2), (3, 4, 5, 6)):
-        gone = [handle for i, handle in enumerate(live) if i % 8 in leave]
-        session.drop(gone)
-        live = [handle for handle in live if handle not in gone]
-        while (len(live) + 8) * size <= held:
-            live += session.admit([plain.random_ids(generator, size) for _ in range(8)])
-            mx.synchronize()
-        session.extend({handle: [5] for handle in live})
-        mx.synchronize()
-    assert mx.get_peak_memory() - before <= limit
