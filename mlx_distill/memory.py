@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
 from pathlib import Path
 
 STATM, STATUS = Path("/proc/self/statm"), Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
 TASK_BASIC_INFO = 20
 """MACH_TASK_BASIC_INFO in mach/task_info.h."""
 
@@ -36,8 +38,25 @@ def resident_bytes() -> int | None:
         return None
 
 
+_earlier = 0
+"""The most that there were before `begin_again`."""
+
+
+def begin_again() -> None:
+    """`largest_since` is of what comes from now on, where the system can forget (Linux); else of this process's whole life."""
+    global _earlier
+    _earlier = largest_bytes()
+    with contextlib.suppress(OSError), CLEAR.open("a") as file:  # no file, but the kernel's ear
+        file.write("5")
+
+
 def largest_bytes() -> int:
     """The most that there ever were."""
+    return max(_earlier, largest_since())
+
+
+def largest_since() -> int:
+    """The most since the last `begin_again`."""
     import resource
 
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -25,6 +25,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,13 @@ def measured(part: str, args: argparse.Namespace, folder: Path) -> Iterator[Row]
 def run(out: Path, seconds: float, device: str) -> str | None:
     """Why the part ended before it was done; None where it was done."""
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    # Installed or not, the part finds the sources.
+    where = {"PYTHONPATH": os.pathsep.join([str(SCRIPTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])}
     with (out / "log").open("w+", encoding="utf-8") as log:
         command = [sys.executable, "-m", "bench.gpu.part", str(out / "asked.json")]
-        process = subprocess.Popen(command, cwd=SCRIPTS, env={**os.environ, **hidden}, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=SCRIPTS, env={**os.environ, **hidden, **where}, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -124,12 +129,23 @@ def document(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "machine": f"{platform.system()}, {card.get('name', 'card not measured')}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **command.versions(command.PACKAGES["torch"])},
+        "versions": {"python": platform.python_version(), **versions()},
         "card": card,
         "rows": [row for row in rows if row is not card],
         "targets": targets(rows),
         "failed": {row["what"]: row["failed"] for row in rows if "failed" in row},
     }
+
+
+def versions() -> dict[str, str]:
+    """A card's machine may have the sources alone, and no rival."""
+    found: dict[str, str] = {}
+    for name in command.PACKAGES["torch"]:
+        try:
+            found |= command.versions([name])
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def heading(document: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
     .venv/bin/python scripts/soak_inference.py --minutes 20                   rows on standard input until the time is over
     .venv/bin/python scripts/soak_inference.py --minutes 1440 --run RUN --texts texts.jsonl     a run and texts of your own, over and over
     .venv/bin/python scripts/soak_inference.py --minutes 2 --every 5          a line every 5 seconds
+    .venv/bin/python scripts/soak_inference.py --backend torch                answered by PyTorch
     .venv/bin/python scripts/soak_inference.py --rows 200000                  two jobs: 20,000 rows and 200,000, whose peaks are compared
 
 Without --run, a tiny model of random weights answers made-up texts of 199 lengths, of which a fifth is bad: no JSON, no such column, not
@@ -107,13 +108,14 @@ def trend(lines: Sequence[Line]) -> tuple[float, float]:
 class Job:
     """`infer` as a child over a file, or over what is fed to it, and what it has written so far: counted in constant memory."""
 
-    def __init__(self, run: Path, folder: Path, source: Path | None = None):
+    def __init__(self, run: Path, folder: Path, source: Path | None = None, *, backend: str = "auto"):
         self.output = folder / f"answers-{source.stem if source else 'fed'}.jsonl"
         self._stderr = folder / "stderr"
         self._read: dict[Path, int] = {}
         self.rows = 0
         """Answered or rejected."""
         command: list[str | Path] = [COMMAND, "infer", run, source or "-", self.output, "--format", "jsonl", "--json"]
+        command += ["--backend", backend]
         pipe = subprocess.DEVNULL if source else subprocess.PIPE
         with self._stderr.open("wb") as said:
             self.child = subprocess.Popen(command, stdin=pipe, stdout=subprocess.PIPE, stderr=said, env=environment(folder))
@@ -175,9 +177,9 @@ def endless(texts: Path | None) -> Iterator[bytes]:
 # The two ways
 
 
-def soak(run: Path, folder: Path, minutes: float, every: float, texts: Path | None) -> dict[str, Any]:
+def soak(run: Path, folder: Path, minutes: float, every: float, texts: Path | None, *, backend: str = "auto") -> dict[str, Any]:
     """One job for so long. Raises SystemExit where it fails, or has lost a row."""
-    job, fed = Job(run, folder), [0]
+    job, fed = Job(run, folder, backend=backend), [0]
     feeder = threading.Thread(target=lambda: fed.append(job.feed(endless(texts), 60 * minutes)), daemon=True)
     feeder.start()
     lines = list(watch(job, minutes, every))
@@ -207,14 +209,14 @@ def watch(job: Job, minutes: float, every: float) -> Iterator[Line]:
         yield line
 
 
-def compare(run: Path, folder: Path, rows: int, texts: Path | None = None) -> dict[str, Any]:
+def compare(run: Path, folder: Path, rows: int, texts: Path | None = None, *, backend: str = "auto") -> dict[str, Any]:
     """A job of a tenth of the rows and one of all, one after the other."""
     peaks = {}
     for number in (rows // 10, rows):
         source = folder / f"{number}.jsonl"
         with source.open("wb") as file:
             file.writelines(itertools.islice(endless(texts), number))
-        job, began = Job(run, folder, source), time.monotonic()
+        job, began = Job(run, folder, source, backend=backend), time.monotonic()
         document, peaks[number] = job.end()
         seconds = time.monotonic() - began
         if document["rows"] != number or job.count() != number:
@@ -234,6 +236,7 @@ def main() -> int:
     parser.add_argument("--run", type=Path, help="a run of your own (default: a tiny one of random weights)")
     parser.add_argument("--texts", type=Path, help="JSON lines of your own, with the columns that its task names")
     parser.add_argument("--answer", choices=("json", "slots"), default="json", help="of the tiny run (json)")
+    parser.add_argument("--backend", choices=("auto", "mlx", "torch"), default="auto", help="that answers (auto)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what is printed")
     given = parser.parse_args()
     if (given.run is None) != (given.texts is None):
@@ -243,7 +246,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         folder = Path(name)
         run = given.run or tiny_run(folder, answer=given.answer)
-        found = compare(run, folder, given.rows, given.texts) if given.rows else soak(run, folder, given.minutes, given.every, given.texts)
+        if given.rows:
+            found = compare(run, folder, given.rows, given.texts, backend=given.backend)
+        else:
+            found = soak(run, folder, given.minutes, given.every, given.texts, backend=given.backend)
     print("\n".join(f"GROWTH: {why}" for why in found["growth"]) or "no growth")
     if given.json:
         given.json.write_text(json.dumps(found, indent=2) + "\n")

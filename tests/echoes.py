@@ -12,7 +12,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from mlx_distill.errors import BackendError, CheckpointError
+from mlx_distill.errors import BackendError, CheckpointError, DoesNotFit
 from mlx_distill.inference.row import Counts
 from mlx_distill.inference.worker import Opened
 from mlx_distill.records import BadRow, Example, Prediction
@@ -33,6 +33,8 @@ class Echo:
         number = 0
         for example in examples:
             if isinstance(example, Example):
+                if example.text == "alone" and kept:
+                    raise DoesNotFit("it has no room beside others", hint="send it alone")
                 kept.append(self._answer(example))
             else:
                 yield from enumerate(kept, start=number)
@@ -57,11 +59,12 @@ class Echo:
 
 @dataclass(frozen=True)
 class Opens:
-    """`damaged`, `crashing`: devices at which nothing can be opened: the worker says so, or is gone."""
+    """`damaged`, `crashing`: devices at which nothing can be opened: the worker says so, or is gone. `notes`: see Opened."""
 
     students: tuple[str, ...] = ("water",)
     damaged: tuple[str, ...] = ()
     crashing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __call__(self) -> Opened:
         device = os.environ.get("CUDA_VISIBLE_DEVICES", "")
@@ -70,4 +73,4 @@ class Opens:
         if device in self.crashing:
             os.kill(os.getpid(), signal.SIGKILL)
         resource.setrlimit(resource.RLIMIT_AS, (ROOM, ROOM))
-        return Opened({name: Echo() for name in self.students}, lambda: PEAK, json.dumps({"said": device}))
+        return Opened({name: Echo() for name in self.students}, lambda: PEAK, lambda: self.notes, json.dumps({"said": device}))

@@ -71,6 +71,23 @@ def test_an_estimate_keeps_the_share_of_the_limit() -> None:
     assert report.estimated({"part": "memory", "what": "a", "peak_memory": 3}) == {"part": "memory", "what": "a", "peak_memory": 3}
 
 
+def test_ours_is_trained_where_peft_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("peft", "datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("bench.gpu.learning", "bench.peft_plain", "bench.peft_rival"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    learning = importlib.import_module("bench.gpu.learning")
+    theirs, *ours = learning.measure(Asked("learning", True, 60, str(tmp_path), time.time()))
+    assert "peft" in theirs["failed"]
+    assert [row["seconds"] > 0 for row in ours] == [True, True]
+
+
+def test_what_is_not_installed_is_named_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bench_gpu.command.PACKAGES, "torch", ("numpy", "no-such-package"))
+    assert bench_gpu.versions()["no-such-package"] == "not installed"
+    assert bench_gpu.versions()["numpy"][0].isdigit()
+
+
 def test_one_failure_is_named_and_the_others_go_on(tmp_path: Path) -> None:
     def fails() -> dict[str, Any]:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")

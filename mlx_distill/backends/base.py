@@ -209,6 +209,10 @@ class Student(Protocol):
         """How often a step's graph was traced and compiled, since the student was opened."""
         ...
 
+    def notes(self) -> list[str]:
+        """What a user should know of how it computed so far: kernels that were wrong or did not run here, and what took their place."""
+        ...
+
 
 class Backend(Protocol):
     def machine(self) -> Machine: ...

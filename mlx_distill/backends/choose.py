@@ -108,5 +108,5 @@ def _best() -> Choice:
 
 
 def _on_cpu(there: list[str]) -> str:
-    """Of whatever base, packed or not: matmuls are alike, attention is 5 times and exp 10 times as fast by PyTorch (docs/backends.md)."""
+    """Of whatever base, packed or not: matmuls are alike, attention and exp are several times as fast by PyTorch (docs/backends.md)."""
     return "torch" if "torch" in there else "mlx"

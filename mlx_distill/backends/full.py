@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_distill.errors import CheckpointError
+from mlx_distill.errors import BackendError, CheckpointError
 from mlx_distill.files import write_json
 from mlx_distill.models.tensors import Shape, read_header, tensor_file
 from mlx_distill.records import RawTensor
@@ -37,6 +37,16 @@ def save(folder: Path, shapes: Mapping[str, Shape], weights: Iterable[tuple[str,
         for name, weight in weights:
             writer.write(name, RawTensor("F32", weight))
     write_json(folder / CONFIG, {"base": base, "parameters": sum(map(math.prod, shapes.values()))})
+
+
+def require_of(shapes: Mapping[str, Shape], weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """Raises BackendError where trained weights are not those of a base, which has `shapes` by the same names."""
+    hint = "open the base that they were trained on"
+    if odd := sorted(shapes.keys() ^ weights.keys()):
+        raise BackendError(f"the weights are not of this base: {odd[0]} and {len(odd) - 1} more differ", hint=hint)
+    for name, shape in shapes.items():
+        if weights[name].shape != shape:
+            raise BackendError(f"{name} is {weights[name].shape}; this base needs {shape}", hint=hint)
 
 
 def load(folder: Path) -> dict[str, NDArray[np.float32]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from mlx_distill.backends.base import LoraShape
 from mlx_distill.errors import BackendError, CheckpointError
 from mlx_distill.files import write_bytes, write_json
-from mlx_distill.models.tensors import TensorPlace, read_header
+from mlx_distill.models.tensors import Shape, TensorPlace, read_header
 from mlx_distill.records import RawTensor
 
 Weights = dict[str, NDArray[np.float32]]
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 AGAIN = "copy the adapter's folder again; a Run writes its own when `train` has validated once"
+OTHER_BASE = "open the base it was trained on"
 UNREAD = (
     "lora_bias", "fan_in_fan_out", "bias", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication",
     "trainable_token_indices", "target_parameters", "use_qalora", "alora_invocation_tokens", "kasa_config", "monteclora_config",
@@ -48,6 +49,12 @@ def names(module: str) -> tuple[str, str]:
 def magnitude_name(module: str) -> str:
     """PEFT's name of DoRA's magnitudes."""
     return f"{PREFIX}{module}.lora_magnitude_vector"
+
+
+def peft_name(path: str) -> str:
+    """PEFT's name of a value of a layer, by its path: model.layers.0.self_attn.q_proj.lora_a, or .lora_b, or .magnitude."""
+    module, _, which = path.rpartition(".")
+    return magnitude_name(module) if which == "magnitude" else names(module)[which == "lora_b"]
 
 
 def modules_of(weights: Iterable[str]) -> list[str]:
@@ -72,6 +79,26 @@ def chosen(modules: Iterable[str], shape: LoraShape) -> list[str]:
     if (last := depth if shape.layers is None else shape.layers) > depth:
         raise BackendError(f"this base has {depth} layers; got last {last}", hint="lora.layers: all")
     return [module for module in modules if last_name(module) in shape.targets and layer_of(module) >= depth - last]
+
+
+def require_there(modules: Iterable[str], base: Collection[str]) -> None:
+    """Raises BackendError where the base has not every one of an adapter's modules."""
+    if missing := [module for module in modules if module not in base]:
+        raise _foreign(missing)
+
+
+def require_of(shapes: Mapping[str, Shape], weights: Mapping[str, NDArray[np.float32]]) -> None:
+    """Raises BackendError where an adapter's values are not those that a base needs, which has `shapes` by PEFT's names."""
+    if odd := shapes.keys() ^ weights.keys():
+        raise _foreign(sorted(odd))
+    for name, shape in shapes.items():
+        if weights[name].shape != shape:
+            raise BackendError(f"{name} is {weights[name].shape}; this base needs {shape}", hint=OTHER_BASE)
+
+
+def _foreign(odd: Sequence[str]) -> BackendError:
+    more = f" and {len(odd) - 1} more differ" if len(odd) > 1 else " differs"
+    return BackendError(f"the adapter is not of this base: {odd[0]}{more}", hint=OTHER_BASE)
 
 
 def last_name(module: str) -> str:

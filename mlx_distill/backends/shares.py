@@ -17,11 +17,15 @@ How numbers get from one process to another is a backend's own: nothing here sen
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_distill.backends.student import Array, Sums
 from mlx_distill.errors import BackendError
 from mlx_distill.records import Group, LossSum, TokenRow
 
@@ -29,6 +33,37 @@ AT_ONCE = 1 << 24
 """Numbers of a gradient that are added in one message: 64 MB. Many small ones would each wait for the network."""
 
 Table = NDArray[np.float64]
+
+
+class Sharing(ABC, Generic[Array]):
+    """One of the processes that train together, but for how numbers travel.
+
+    Each method is called by every rank, in the same order. Raises BackendError where another rank has ended.
+    """
+
+    rank: int
+    size: int
+
+    def share(self, groups: Sequence[Group]) -> list[Group]:
+        """This rank's."""
+        return share(groups, self.size)[self.rank]
+
+    def whole(self, sums: Sums[Array], groups: Sequence[Group]) -> Sums[Array]:
+        """Of the batch, from those of every rank's share, whose gradients may be let go."""
+        row_losses, (computed,) = self.losses(sums.row_losses, groups, sums.computed)
+        return replace(sums, gradients=self._added(sums.gradients), row_losses=row_losses, computed=computed)
+
+    def losses(self, own: Mapping[str, LossSum], groups: Sequence[Group], *counts: int) -> tuple[dict[str, LossSum], list[int]]:
+        """Of all rows, in their order, exact; and the sums of the ranks' counts."""
+        return losses(own, groups, *counts, rank=self.rank, size=self.size, gathered=self._gathered)
+
+    @abstractmethod
+    def _added(self, gradients: Sequence[Array]) -> list[Array]:
+        """Over the ranks, many in one message."""
+
+    @abstractmethod
+    def _gathered(self, table: Table) -> Table:
+        """(n, k) of each rank to (ranks, n, k), as they are."""
 
 
 def share(groups: Sequence[Group], size: int) -> list[list[Group]]:

@@ -23,7 +23,7 @@ from mlx_distill.inference.engine import WINDOW, WINDOW_CHARS
 from mlx_distill.inference.hands import TOGETHER, Hand, Held, Rest
 from mlx_distill.inference.posts import Post
 from mlx_distill.inference.row import Counts
-from mlx_distill.inference.worker import Answer, Failed, Memory, Opening, Ready
+from mlx_distill.inference.worker import Answer, Failed, Memory, Note, Opening, Ready
 from mlx_distill.memory import largest_bytes, resident_bytes
 from mlx_distill.observe.progress import amount
 from mlx_distill.records import BadRow, Example, Prediction
@@ -50,7 +50,8 @@ class Crew:
         self._given_up: list[DistillError] = []
         self._counts: dict[str, Counts] = defaultdict(Counts)
         """Of each student what workers had told that are no more."""
-        self._said = ""
+        self._greeted = False
+        self._told: set[str] = set()
         self._numbers = count()
         self._peaks: dict[str, int] = {}
 
@@ -60,7 +61,7 @@ class Crew:
                 hand.begin(self._opening)
             nothing = Rest("", iter(()))
             while not any(hand.ready for hand in self._hands):
-                list(self._hear(nothing))
+                list(self._hear(nothing, self._speaking()))
         except BaseException:
             self._end()
             raise
@@ -104,12 +105,12 @@ class Crew:
                 yield from self._hand_out(rest)
                 if not any(hand.held for hand in self._hands) and rest.over and not rest.again:
                     return
-                yield from self._hear(rest)
+                yield from self._hear(rest, self._speaking())
         finally:  # of a stream that nobody reads to its end, answers are still to come: they are nobody's
             for hand in self._hands:
                 hand.drop()
 
-    def _hand_out(self, rest: Rest) -> Iterator[BadRow]:
+    def _hand_out(self, rest: Rest) -> Iterator[Prediction | BadRow]:
         while (hand := self._next(rest)) is not None:
             if rest.again and not hand.held:
                 rows = rest.suspects()
@@ -118,6 +119,7 @@ class Crew:
                 yield from bad
             if rows:
                 hand.give(rest.student, {next(self._numbers): row for row in rows})
+            yield from self._hear_all(rest)  # `examples` may be slow, a pipe: what is answered does not wait until workers are full
 
     def _next(self, rest: Rest) -> Hand | None:
         """Who is to have rows now. Who has rows that ended another has no others beside them."""
@@ -131,11 +133,19 @@ class Crew:
         room = [hand for hand in ready if not hand.on_trial and len(hand.held) + MOST <= AHEAD and hand.chars < AHEAD_CHARS]
         return None if rest.over else min(room, key=lambda hand: len(hand.held), default=None)
 
-    def _hear(self, rest: Rest) -> Iterator[Prediction | BadRow]:
-        """What the workers say, when one of them says something: answers, in most cases."""
+    def _hear_all(self, rest: Rest) -> Iterator[Prediction | BadRow]:
+        """What the workers have said already; nobody is waited for."""
+        while speaking := self._speaking(0):
+            yield from self._hear(rest, speaking)
+
+    def _speaking(self, seconds: float | None = None) -> list[Hand]:
+        """Those who have said something, or are gone; waits so long for one, for ever where it is None."""
         hands = {hand.connection: hand for hand in self._hands}
-        for connection in wait(list(hands)):
-            hand = hands[cast(Connection, connection)]
+        return [hands[cast(Connection, connection)] for connection in wait(list(hands), seconds)]
+
+    def _hear(self, rest: Rest, speaking: Sequence[Hand]) -> Iterator[Prediction | BadRow]:
+        """One thing of each: answers, in most cases."""
+        for hand in speaking:
             try:
                 message = hand.connection.recv()
             except (EOFError, OSError):  # OSError: it ended in the middle of a message
@@ -149,10 +159,13 @@ class Crew:
                     yield message.result
             elif isinstance(message, Ready):
                 self._greet(hand, message)
+            elif isinstance(message, Note):
+                self._tell(f"note: {message.text}")
             elif isinstance(message, Failed):
                 hand.failed = message.error
+                # As one process alone would. What did not fit may fit with fewer rows beside it: such a worker is lost as any other.
                 if hand.ready and isinstance(message.error, DistillError) and not isinstance(message.error, DoesNotFit):
-                    raise message.error  # as one process alone would
+                    raise message.error
 
     def _note(self, hand: Hand, memory: Memory) -> None:
         hand.resident = memory.resident
@@ -161,9 +174,15 @@ class Crew:
     def _greet(self, hand: Hand, ready: Ready) -> None:
         """All would say the same: the first is heard."""
         hand.ready = True
-        if ready.said and not self._said:
+        if ready.said and not self._greeted:
             self._say(ready.said)
-            self._said = ready.said
+            self._greeted = True
+
+    def _tell(self, note: str) -> None:
+        """Each once, whoever else has the same to say."""
+        if note not in self._told:
+            self._told.add(note)
+            self._say(note)
 
     # who is lost
 

@@ -1,7 +1,7 @@
 """One of several processes that answer a job's rows: it opens students of its own, and answers what its crew sends.
 
     crew to worker      what opens the students, then chunks of rows, as far ahead as the crew likes
-    worker to crew      Ready, then an Answer as soon as a row is done; Failed where it cannot go on
+    worker to crew      Ready, then an Answer as soon as a row is done, a Note now and then; Failed where it cannot go on
 
 It lives as long as its crew: when the other end of its connection is gone, however that came, it ends, whatever it is computing. It reads
 and writes no file of the job.
@@ -37,10 +37,13 @@ class Answering(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """`peak`: bytes that the process has taken at most, on its device or beside it; `said`: notes for who started the job."""
+    """`peak`: bytes that the process has taken at most, on its device or beside it; `said`, `notes`: for who started the job,
+    the one when all is open, the other as they come up (see Student.notes).
+    """
 
     engines: Mapping[str, Answering]
     peak: Callable[[], int]
+    notes: Callable[[], Sequence[str]]
     said: str = ""
 
 
@@ -78,6 +81,13 @@ class Answer:
     counts: Counts
     """Of this student, of all that this process has answered."""
     memory: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """For who started the job; it is sent before the answer that it came with, for nobody hears more than all answers."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +170,14 @@ def _answer(connection: Connection) -> None:
     inbox = Inbox(connection)
     opened = opening()
     connection.send(Ready(opened.said, _memory(opened)))
+    noted: set[str] = set()
     for student in inbox.students():
         engine = opened.engines[student]
         for count, result in engine.numbered(inbox.rows(student)):
+            for text in opened.notes():
+                if text not in noted:
+                    connection.send(Note(text))
+                    noted.add(text)
             connection.send(Answer(inbox.answered(count), result, student, engine.counts, _memory(opened)))
 
 

@@ -68,10 +68,12 @@ class Device:
     fused: bool = False
     """Attention has no tiles, but where scores are capped or a window hides some."""
     eager: bool = False
-    """Nothing is computed before it is needed: of a layer's backward pass one half stands at a time, rows attend one after another, gradients
-    are added to where their sum lies, and values are changed where they are."""
+    """One thing after another: logits are gone before a layer is computed again, one half of its backward pass stands at a time, one row
+    attends, gradients are added to where their sum lies, and values are changed where they are."""
     block: int = 0
     """Bytes of packed weights that are unpacked at a time, at most."""
+    counted: bool = True
+    """The backend counts what arrays take. False: what it tells is what the process has grown by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +102,19 @@ def training_memory(
     layers = size.layers - learnable.first_layer
     positions = work.tokens + work.prefix
     cotangents = 2 * layers * 2 * size.kv_heads * size.head * work.prefix * 4  # of the prefix's keys and values: the sum, and one's own
+    layer, head = _passing_layer(config, size, work, device), _passing_head(config, size, learnable, work, device)
     if recompute:
         fixed = 2 * size.layers * size.kv_heads * size.head * work.prefix * device.width
-        kept = layers * positions * size.hidden * device.width + max(work.tokens, work.prefix) * inside + fixed
+        kept, again = layers * positions * size.hidden * device.width + fixed, max(work.tokens, work.prefix) * inside
+        layer, kept = (layer + again, kept) if device.eager else (layer, kept + again)
     else:
         kept = (layers - 1) * positions * inside + _kept_last(size, work, inside, device)
+    in_layer, in_head = _unpacked(config, weight_bytes, device)
     return Memory(
         weights=weight_bytes,
         learned=int(numbers * ((0 if learnable.whole and device.width == 4 else 1) + 1 + learnable.state)),
         kept=max(kept + cotangents, 0 if device.eager else numbers),
-        passing=max(_passing_layer(config, size, work, device), _passing_head(config, size, learnable, work, device))
-        + _unpacked(config, weight_bytes, device),
+        passing=max(layer + in_layer, head, in_head + 4 * min(device.logits, work.read * size.vocabulary)),
         applying=0 if device.eager else 3 * numbers,  # the gradient, shortened, and new values or state before the old ones go
     )
 
@@ -160,10 +164,13 @@ def _tile(config: Mapping[str, Any], size: Sizes, work: Work, device: Device) ->
     return 0 if device.fused and not plain else min(device.tile, size.heads * scores)
 
 
-def _unpacked(config: Mapping[str, Any], weight_bytes: int, device: Device) -> int:
-    """Of the largest matrix, where the base's weights stay packed."""
-    sizes = list(map(math.prod, family_of(config).shapes(config).values()))
-    return min(device.block, device.width * max(sizes)) if weight_bytes < device.width * sum(sizes) else 0
+def _unpacked(config: Mapping[str, Any], weight_bytes: int, device: Device) -> tuple[int, int]:
+    """Of the largest matrix of a layer, and of the head, where the base's weights stay packed."""
+    sizes = {name: math.prod(shape) for name, shape in family_of(config).shapes(config).items()}
+    if weight_bytes >= device.width * sum(sizes.values()):
+        return 0, 0
+    layer, head = (max(n for name, n in sizes.items() if name.startswith("model.layers.") == is_layer) for is_layer in (True, False))
+    return min(device.block, device.width * layer), min(device.block, device.width * head)
 
 
 def _passing_head(config: Mapping[str, Any], size: Sizes, learnable: Learnable, work: Work, device: Device) -> int:
@@ -181,12 +188,14 @@ HELD = 1 << 18
 def answering_capacity(config: Mapping[str, Any], *, free: int, device: Device) -> tuple[int, int]:
     """Tokens of one forward, and tokens whose keys and values may be kept, where so many bytes are free beside the weights.
 
-    A third of what is left after the tiles goes to the forward at most; of the rest, half is kept free for copies as rows come and go.
+    A third of what is left after the tiles, and a matrix that is unpacked, goes to the forward at most; of the rest, half is kept free for
+    copies as rows come and go.
     """
     size = Sizes.of(config)
     cached = 2 * size.layers * size.kv_heads * size.head * device.width
     queries = (size.heads + 2 * size.kv_heads) * size.head
     passing = (4 * size.hidden + 4 * size.intermediate) * device.width + 3 * queries * 4 + cached
     left = free - device.passes * 4 * (device.tile + max(device.logits, LEAST * size.vocabulary))
+    left -= max(_unpacked(config, 0, device)) if "quantization" in config else 0
     forward = max(LEAST, min(device.forward, left // 3 // passing))
     return forward, max(forward, min(HELD, (left - forward * passing) // (2 * cached)))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 MLX = "MLX_RANK"
 """What mlx.launch calls a process's number."""
 TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR")
-"""What torchrun always sets, and jobs of other kinds hardly all of them."""
+"""What torchrun always sets, and jobs of other kinds hardly all of them: what the processes find one another by."""
 
 
 def launcher_of(environment: Mapping[str, str]) -> str | None:

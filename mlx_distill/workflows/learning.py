@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from mlx_distill.backends.base import LoraShape, Ranks, Student
 from mlx_distill.data.batches import groups
 from mlx_distill.data.examples import listed
-from mlx_distill.errors import Interrupted
+from mlx_distill.errors import Interrupted, RecipeError
 from mlx_distill.models.families import family_of
+from mlx_distill.models.rotary import longest
 from mlx_distill.observe.events import Events, read_events
 from mlx_distill.observe.interrupts import deferred
 from mlx_distill.observe.live import watching
@@ -72,6 +73,8 @@ def learn(setting: Setting, recipe: Recipe, run: Run, limit: int | None, togethe
     if late and more:
         raise Interrupted("stopped after the training; it is saved", hint="the same command goes on")
     setting.progress.say(found.came(student.peak_memory()))
+    for note in student.notes():
+        setting.progress.say(f"note: {note}")
     return _document(run, trained, student, found)
 
 
@@ -85,6 +88,7 @@ def _student(setting: Setting, recipe: Recipe, run: Run, limit: int | None, rank
         setting.progress.say(f"  {line}")
     backend = setting.choose(begun=run.backend())
     base, card = base_of(setting, recipe, backend)
+    _require_within(recipe, base)
     with setting.progress.step("tokenize") as step:
         prepared.read(base)
         step.advance(0, tokens=prepared.tokens)
@@ -116,6 +120,14 @@ def _student(setting: Setting, recipe: Recipe, run: Run, limit: int | None, rank
     else:
         run.begin(recipe, facts, prepared.split)
     return prepared, student, found
+
+
+def _require_within(recipe: Recipe, base: Path) -> None:
+    """Raises RecipeError where rows may become longer than the base answers as its original does: no step of the run will meet one."""
+    most = longest(open_config(base))
+    if most is not None and recipe.train.max_tokens > most:
+        message = f"this base answers rows of up to {most} tokens as its original does; train.max_tokens is {recipe.train.max_tokens}"
+        raise RecipeError(message, hint=f"--set train.max_tokens={most}")
 
 
 def _shape(spec: LoraSpec, base: Path) -> LoraShape:

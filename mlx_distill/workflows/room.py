@@ -32,12 +32,17 @@ class Room:
     memory: Memory
     recompute: bool
     limit: int
+    counted: bool = True
+    """What comes is what arrays take, as is what was foretold."""
 
     def foretold(self) -> str:
         again = "; activations are computed again in the backward pass" if self.recompute else ""
         return f"memory: about {size(self.memory.total)} at the peak, of {size(self.limit)}{again}"
 
     def came(self, peak: int) -> str:
+        if not self.counted:
+            grown = f"the process grew by {size(peak)} at the peak, the libraries' own and what lay free between arrays counted"
+            return f"memory: {grown}; {size(self.memory.total)} of arrays was foretold"
         return f"memory: {size(peak)} at the peak; {size(self.memory.total)} was foretold"
 
 
@@ -50,7 +55,7 @@ def room(recipe: Recipe, prepared: Prepared, base: Path, backend: Backend, shape
     for recompute in _ways(recipe):
         memory = asked.most(works, recompute)
         if memory.total <= usable:
-            return Room(memory, recompute, usable)
+            return Room(memory, recompute, usable, backend.machine().working.counted)
     raise DoesNotFit(
         f"the training needs about {size(memory.total)} at its peak ({size(memory.weights)} for the base), and "
         f"{'train.memory_limit is' if limit else 'the machine lends'} {size(usable)}",

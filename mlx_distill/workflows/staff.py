@@ -51,7 +51,8 @@ class Opens:
         said = StringIO()
         setting = Setting(Progress(stream=said), self.cache, self.backend)
         students = open_chosen(setting, choose_students(setting, self.runs), self.asking, whole=self.whole, sharing=self.sharing)
-        return Opened({it.name: it.engine for it in students}, partial(peak_memory, students[0].opened), said.getvalue().strip())
+        engines, opened = {it.name: it.engine for it in students}, students[0].opened
+        return Opened(engines, partial(peak_memory, opened), opened.notes, said.getvalue().strip())
 
 
 @contextmanager
@@ -63,6 +64,8 @@ def staffed(setting: Setting, chosen: Sequence[Chosen], asking: Asking, *, whole
     if workers == 1:
         opened = open_chosen(setting, chosen, asking, whole=whole)
         yield Staff({it.name: it.engine for it in opened}, partial(peak_memory, opened[0].opened), resident_bytes)
+        for note in opened[0].opened.notes():
+            setting.progress.say(f"note: {note}")
         return
     base_of_run(setting, chosen[0].run, chosen[0].recipe, chosen[0].facts, None)  # if it must be made, then once
     devices = _devices(setting)

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -98,10 +97,11 @@ def _count(measured: Measured, work: Work, settings: Settings, rows: Sequence[Ma
 
 
 def _trainer(model: Any, work: Work, settings: Settings, rows: Sequence[Mapping[str, list[int]]], out: Path, vocabulary: int) -> Trainer:
-    data = Dataset.from_list([dict(row) for row in rows])
     asked = _arguments(work, out)
     if not settings.trl:
+        data: Any = [dict(row) for row in rows]  # what `Trainer` takes as it is, whether `datasets` is installed or not
         return Trainer(model, TrainingArguments(**asked), train_dataset=data, data_collator=Collator(masked=settings.masked))
+    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     config = SFTConfig(
@@ -112,7 +112,9 @@ def _trainer(model: Any, work: Work, settings: Settings, rows: Sequence[Mapping[
         completion_only_loss=True,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    return SFTTrainer(model, config, train_dataset=data, processing_class=plain.tokenizer_of(vocabulary))
+    return SFTTrainer(
+        model, config, train_dataset=Dataset.from_list([dict(row) for row in rows]), processing_class=plain.tokenizer_of(vocabulary)
+    )
 
 
 def _arguments(work: Work, out: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mlx_distill.convert import convert
 from mlx_distill.errors import BackendError, CheckpointError
 from mlx_distill.records import Group
 from tests.backends import plain
-from tests.backends.test_mlx_update import prepared, same, two_groups
+from tests.backends.test_mlx_update import adapter_of, prepared, same, two_groups
 from tests.checkpoints import VOCABULARY, make_checkpoint
 from tests.conftest import MakeBase
 
@@ -143,12 +143,12 @@ def test_first_values_may_be_given(base: MakeBase, tmp_path: Path) -> None:
     folder, student = base(), whole(base())
     learn(student, range(1))
     other = MlxStudent(folder, {}, cast="float32")
-    other.prepare(None, optimizer="adamw", weight_decay=0.0, initial=student._weights(), seed=0)
-    assert same(other._weights(), student._weights())
+    other.prepare(None, optimizer="adamw", weight_decay=0.0, initial=adapter_of(student), seed=0)
+    assert same(adapter_of(other), adapter_of(student))
     name = "model.norm.weight"
     for broken, message in (
-        ({k: v for k, v in student._weights().items() if k != name}, f"not of this base: {name}"),
-        ({**student._weights(), name: np.ones(3, np.float32)}, f"{name} is"),
+        ({k: v for k, v in adapter_of(student).items() if k != name}, f"not of this base: {name}"),
+        ({**adapter_of(student), name: np.ones(3, np.float32)}, f"{name} is"),
     ):
         with pytest.raises(BackendError, match=message) as caught:
             other.prepare(None, optimizer="adamw", weight_decay=0.0, initial=broken, seed=0)

@@ -48,7 +48,8 @@ def two_groups(seed: int = 0) -> list[Group]:
 
 def adapter_of(student: Any) -> dict[str, NDArray[np.float32]]:
     """A copy of the weights in training, under PEFT's names."""
-    return {name: value.copy() for name, value in student._weights().items()}
+    own = student._own
+    return {own.file_name(path): own.to_file(value).copy() for path, value in own.values().items()}
 
 
 def state_of(student: Any, folder: Path) -> dict[str, str]:
@@ -169,7 +170,7 @@ def test_steps_are_those_of_torch_adamw(base: MakeBase) -> None:
     torch = pytest.importorskip("torch")
     folder, shape = base(num_hidden_layers=1), plain.shape_of()
     student = prepared(folder, shape, weights=plain.random_adapter(folder, shape), decay=0.1)
-    parameters = {name: torch.nn.Parameter(torch.from_numpy(np.array(value))) for name, value in student._trainable().items()}
+    parameters = {name: torch.nn.Parameter(torch.from_numpy(np.array(value))) for name, value in student._own.values().items()}
     optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2, weight_decay=0.1)
     for step in range(3):
         groups = two_groups(step)
@@ -178,7 +179,7 @@ def test_steps_are_those_of_torch_adamw(base: MakeBase) -> None:
         torch.nn.utils.clip_grad_norm_(parameters.values(), 0.5)
         optimizer.step()
         student.update(groups, learning_rate=1e-2, clip_norm=0.5, step=step)
-    for name, value in student._trainable().items():
+    for name, value in student._own.values().items():
         np.testing.assert_allclose(np.asarray(value), parameters[name].detach().numpy(), rtol=1e-4, atol=2e-6)
 
 
@@ -320,7 +321,7 @@ def test_with_dropout_the_gradient_is_the_slope_of_the_loss(base: MakeBase) -> N
     student = prepared(folder, shape, weights=weights)
     gradient = plain.our_gradient(student, [group], step=1)
     norm = np.sqrt(sum(float(np.square(value).sum()) for value in gradient.values()))
-    start, losses = student._trainable(), []
+    start, losses = student._own.values(), []
     for sign in (1, -1):
         moved = {name: value + mx.array(sign * 1e-2 * gradient[name] / norm) for name, value in start.items()}
         student._set(list(moved), list(moved.values()))

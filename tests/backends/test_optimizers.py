@@ -183,10 +183,16 @@ def test_the_checkpoint_of_another_optimizer_is_refused(base: MakeBase, tmp_path
             assert same(adapter_of(student), before)
 
 
+def kept(student: Any) -> int:
+    """How many numbers the optimizer's state has."""
+    optimizer = student._optimizer
+    return sum(optimizer.state[path][key].size for _, path, key in optimizer._places())
+
+
 def test_the_state_of_lion_is_half_of_adamw_s_and_adafactor_s_is_next_to_nothing(base: MakeBase) -> None:
     folder = base(num_hidden_layers=1)
     trained = prepared(folder, "lion", None)
     parameters = sum(value.size for value in trained._own.values().values())
-    assert trained._optimizer.size() == parameters
-    assert prepared(folder, "adamw", None)._optimizer.size() == 2 * parameters
-    assert prepared(folder, "adafactor", None)._optimizer.size() <= 0.05 * 2 * parameters
+    assert kept(trained) == parameters
+    assert kept(prepared(folder, "adamw", None)) == 2 * parameters
+    assert kept(prepared(folder, "adafactor", None)) <= 0.05 * 2 * parameters

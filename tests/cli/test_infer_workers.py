@@ -15,7 +15,8 @@ from mlx_distill.backends import present
 from mlx_distill.inference.journal import Journal
 from mlx_distill.observe.progress import Progress
 from mlx_distill.workflows import Setting
-from mlx_distill.workflows.staff import workers_of
+from mlx_distill.workflows.staff import Opens, workers_of
+from mlx_distill.workflows.students import Asking
 from tests.cli.conftest import Place
 from tests.cli.test_infer import answers, second, texts  # noqa: F401  (fixtures)
 from tests.processes import children
@@ -104,7 +105,7 @@ def test_a_job_that_was_stopped_goes_on_with_another_number_of_workers(
     kept = (tmp_path / "out.jsonl").read_bytes()
     assert 0 < kept.count(b"\n") < ROWS and kept.endswith(b"\n")
     resumed = call("infer", finished.run, many, tmp_path / "out.jsonl", "--workers", then, "--resume", "--json")
-    assert (resumed.code, resumed.document["done"]) == (0, ROWS - kept.count(b"\n"))
+    assert (resumed.code, resumed.document.get("done")) == (0, ROWS - kept.count(b"\n")), resumed.document
     assert (tmp_path / "out.jsonl").read_bytes().startswith(kept)
     assert same(tmp_path / "out.jsonl", tmp_path / "whole.jsonl")
 
@@ -115,6 +116,24 @@ def test_what_cannot_be_opened_is_said_as_by_one_process(finished: Place, many: 
     weights.write_bytes(weights.read_bytes()[:-40])
     alone, both = (call("infer", run, many, tmp_path / f"by-{n}.jsonl", "--workers", n, "--json") for n in (1, 2))
     assert (both.code, both.document) == (alone.code, alone.document) and both.code == 2
+
+
+def test_a_worker_has_its_share_of_the_memory_and_the_notes_of_its_student(
+    finished: Place, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = Setting(Progress(quiet=True), cache, "auto").choose()
+    opens, limits = type(backend).open, []
+
+    def opened(self: Any, base: Path, *, memory_limit: int | None, **named: Any) -> Any:
+        limits.append(memory_limit)
+        student = opens(self, base, **named)
+        monkeypatch.setattr(student, "notes", lambda: ["a kernel is not used"])
+        return student
+
+    monkeypatch.setattr(type(backend), "open", opened)
+    worker = Opens([finished.run], cache, "auto", Asking(), whole=False, sharing=3)()
+    assert limits == [backend.machine().memory // 3]
+    assert worker.notes() == ["a kernel is not used"]
 
 
 @pytest.mark.parametrize("workers", ["0", "-1", "two", "1.5", ""])

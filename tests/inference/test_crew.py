@@ -10,12 +10,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
+from multiprocessing.connection import wait
 
 import pytest
 
 from mlx_distill.errors import BackendError, CheckpointError
 from mlx_distill.inference import crew as module
-from mlx_distill.inference.crew import AHEAD, FUTILE, MOST, Crew, Desk
+from mlx_distill.inference import hands
+from mlx_distill.inference.crew import AHEAD, FUTILE, LEAST, MOST, Crew, Desk
 from mlx_distill.inference.hands import TOGETHER
 from mlx_distill.inference.posts import Post, posts
 from mlx_distill.memory import largest_bytes, resident_bytes
@@ -104,6 +106,23 @@ def test_long_texts_are_taken_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -
         stream.close()
 
 
+def test_answers_are_heard_while_the_input_is_still_read() -> None:
+    """It is a slow one: it has no next row before somebody has answered one that it gave."""
+    found: list[Prediction | BadRow] = []
+
+    def slow() -> Iterator[Example]:
+        for number, row in enumerate(rows(AHEAD)):
+            if number >= LEAST and not found:
+                wait([hand.connection for hand in alone._hands])
+            assert found or number < 3 * LEAST, "so many were read, and nothing was heard"
+            yield row
+
+    with crew(1) as alone:
+        for result in alone.desk("water").stream(slow()):
+            found.append(result)
+    assert ids(found) == ids(rows(AHEAD))
+
+
 def test_a_stream_that_is_broken_off_is_nobody_s_and_the_next_is_whole() -> None:
     with crew(opens=Opens(("water", "fire"))) as both:
         assert len(list(islice(both.desk("water").stream(rows(300)), 5))) == 5
@@ -130,32 +149,49 @@ def test_what_workers_say_when_they_begin_is_heard_once() -> None:
     assert len(said) == 1 and '"said"' in said[0]
 
 
+def test_what_workers_note_while_they_answer_is_heard_once() -> None:
+    said: list[str] = []
+    with crew(opens=Opens(notes=("a kernel is not used", "another is not")), said=said) as both:
+        for _ in until_all_are_there(both.desk("water"), 2):
+            pass
+    assert said[1:] == ["note: a kernel is not used", "note: another is not"]
+
+
 # workers that end
 
 
-@pytest.mark.parametrize("text", [text for text in DEADLY if sys.platform == "linux" or "allocate" not in text])
-def test_a_row_that_ends_every_worker_is_rejected_with_its_reason_and_stops_nothing(text: str) -> None:
+def test_how_a_worker_ended_is_said_and_a_post_that_answers_in_between_is_never_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A post may lose one worker here, a row too; each end has its own words."""
+    monkeypatch.setattr(module, "FUTILE", 2)
+    for place in (module, hands):
+        monkeypatch.setattr(place, "TOGETHER", TOGETHER[:1])
+    with crew(1) as alone:
+        for text in (text for text in DEADLY if sys.platform == "linux" or "allocate" not in text):
+            assert ids(list(alone.desk("water").stream(rows(1)))) == ids(rows(1))
+            [rejected] = alone.desk("water").stream([deadly(text)])
+            assert isinstance(rejected, BadRow) and DEADLY[text] in rejected.reason
+
+
+def test_what_has_no_room_beside_others_is_answered_alone() -> None:
     said: list[str] = []
-    with crew(said=said) as both:
-        found = list(both.desk("water").stream([*rows(50), deadly(text), *rows(50, 50)]))
-    assert ids(found) == ids([*rows(100), deadly(text)])
-    [rejected] = [row for row in found if isinstance(row, BadRow)]
-    assert (rejected.id, rejected.line) == ("deadly", 77)
-    assert rejected.reason.startswith(
-        f"{len(TOGETHER)} workers were lost over it, the last two with no other row beside it: {DEADLY[text]}"
-    )
-    assert sum("was lost: " + DEADLY[text] in line for line in said) == len(TOGETHER)
+    with crew(1, said=said) as one:
+        found = list(one.desk("water").stream([*rows(2), Example("large", {}, "alone")]))
+    assert ids(found) == ids([*rows(2), Example("large", {}, "alone")]) and all(isinstance(row, Prediction) for row in found)
+    assert sum("it has no room beside others" in line for line in said) == 2, "with the others, and once more with them"
 
 
-def test_which_row_it_was_is_found_out_with_no_new_rows_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the last of those that the worker has before it, and there are more."""
+def test_a_row_that_ends_every_worker_is_found_with_no_new_rows_beside_it_and_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are more rows, and room for them. Who has that room for 20 is given as many as it has, at most."""
     monkeypatch.setattr(module, "AHEAD", MOST + 20)
     said: list[str] = []
     with crew(1, said=said) as alone:
         found = list(alone.desk("water").stream([*rows(31), deadly("signal SIGKILL"), *rows(100, 31)]))
     had = [int(line.partition(" SIGKILL")[2].partition("; ")[2].split()[0]) for line in said if "was lost" in line]
-    assert len(had) == 4 and had[0] <= 32 and had[1] <= 16 and had[2:] == [1, 1]
-    assert [row.id for row in found if isinstance(row, BadRow)] == ["deadly"] and len(found) == 132
+    assert len(had) == 4 and had[0] <= 20 + 20 and had[1] <= 16 and had[2:] == [1, 1]
+    assert ids(found) == ids([*rows(131), deadly("")])
+    [rejected] = [row for row in found if isinstance(row, BadRow)]
+    assert (rejected.id, rejected.line) == ("deadly", 77)
+    assert rejected.reason.startswith("4 workers were lost over it, the last two with no other row beside it: killed by SIGKILL")
 
 
 def test_several_deadly_rows_are_rejected_and_no_other() -> None:
@@ -197,11 +233,12 @@ def test_a_post_that_cannot_be_taken_is_given_up_and_the_others_go_on() -> None:
     assert len(crashing) <= FUTILE
 
 
-def test_where_no_worker_can_begin_the_first_one_s_error_is_raised() -> None:
+def test_where_no_worker_can_begin_the_first_one_s_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FUTILE", 2)
     with pytest.raises(CheckpointError, match=r"device . reads no base") as found, crew(opens=Opens(damaged=("0", "1"))):
         pytest.fail("it was entered")
     assert found.value.hint == "bring it back"
-    with pytest.raises(BackendError, match=f"lost {FUTILE} times in a row.*killed by SIGKILL") as crashed, crew(1, Opens(crashing=("0",))):
+    with pytest.raises(BackendError, match=r"lost 2 times in a row.*killed by SIGKILL") as crashed, crew(1, Opens(crashing=("0",))):
         pytest.fail("it was entered")
     assert "--workers 1" in str(crashed.value.hint)
 

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from mlx_distill.backends.mlx.attention import Layout
 from mlx_distill.backends.mlx.elementwise import GEGLU, SWIGLU, Gate
 from mlx_distill.backends.mlx.tape import Tape, Var
+from mlx_distill.backends.rows.batch import Places
 from mlx_distill.backends.rows.within import require_within
 from mlx_distill.records import Ids
 
@@ -53,26 +53,23 @@ class Packed:
 
     def __init__(self, model: nn.Module, rows: Sequence[Ids], read_at: Sequence[Ids] | None, prefix: int):
         """`read_at` None: keys and values alone are wanted."""
-        self._lengths, self._read_at, self._prefix = [len(row) for row in rows], read_at, prefix
-        require_within(model.longest, prefix + max(self._lengths))
+        self._places = Places(rows, read_at, prefix)
+        require_within(model.longest, prefix + max(self._places.lengths))
         self._layouts: dict[tuple[bool, int | None], Layout] = {}
-        self.tokens = mx.array(np.concatenate(rows))
-        self.positions = mx.array(np.concatenate([prefix + np.arange(n, dtype=np.int32) for n in self._lengths]))
+        self.tokens, self.positions = mx.array(self._places.tokens), mx.array(self._places.positions)
 
     @cached_property
     def read(self) -> mx.array:
         """(k,) into the tokens, ascending within each row."""
-        assert self._read_at is not None
-        starts = np.concatenate([[0], np.cumsum(self._lengths)])[:-1]
-        return mx.array(np.concatenate([start + at for start, at in zip(starts, self._read_at, strict=True)]).astype(np.int32))
+        return mx.array(self._places.read())
 
     def tiles(self, layer: Any, *, read: bool) -> Layout:
         """Of attention in this layer, where every token asks, or the read ones alone."""
         window: int | None = layer.window
         if (read, window) not in self._layouts:
             heads = {"heads": layer.self_attn.n_heads, "kv_heads": layer.self_attn.n_kv_heads}
-            asked = self._read_at if read else None
-            self._layouts[read, window] = Layout(self._lengths, asked, prefix=self._prefix, window=window, **heads)
+            places, asked = self._places, self._places.read_at if read else None
+            self._layouts[read, window] = Layout(places.lengths, asked, prefix=places.prefix, window=window, **heads)
         return self._layouts[read, window]
 
     def attended(self, tape: Tape, i: int, layer: Any, queries: Var, keys: Var, values: Var, prefix: Sequence[Var], *, read: bool) -> Var:

@@ -19,28 +19,17 @@ masks is what it was. The rows are no longer independent given W, so the prefix'
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_distill.backends.mlx.decoder import KeysValues, prefix_states
 from mlx_distill.backends.mlx.loss import Batch, nlls
 from mlx_distill.backends.mlx.model import Head
 from mlx_distill.backends.mlx.tape import Assign, Key, Tape, Var, Variables
-from mlx_distill.records import Group, LossSum
-
-Gradients = list[mx.array]
-
-
-@dataclass(slots=True)
-class Sums:
-    """Over an effective batch: the gradient of the weighted nats, by the variables in their order; and the loss of each row."""
-
-    gradients: Gradients
-    row_losses: dict[str, LossSum] = field(default_factory=dict)
-    computed: int = 0
-    """Tokens forwarded: each prefix once, each row once."""
+from mlx_distill.backends.student import Sums
+from mlx_distill.records import Group
 
 
 class Gradient:
@@ -59,16 +48,16 @@ class Gradient:
         self._model, self._head, self._names, self._assign = model, head, names, assign
         self._draw, self._recompute = draw, recompute
 
-    def sums(self, groups: Sequence[Group], values: Sequence[mx.array]) -> Sums:
+    def sums(self, groups: Sequence[Group], values: Sequence[mx.array]) -> Sums[mx.array]:
         variables = Variables(self._model, self._names, values, self._assign)
-        out = Sums([])
+        out = Sums[mx.array]([])
         for g, group in enumerate(groups):
             self._group(out, group, g, variables)
         zeros = (mx.zeros_like(value) for value in values)
         out.gradients = [variables.sums.get(name, zero) for name, zero in zip(self._names, zeros, strict=True)]
         return out
 
-    def _group(self, out: Sums, group: Group, g: int, variables: Variables) -> None:
+    def _group(self, out: Sums[mx.array], group: Group, g: int, variables: Variables) -> None:
         """The prefix, the micro-batches one after another with their cotangents, and those back through the prefix together."""
         tape = self._tape(variables, (g,))
         shared = prefix_states(tape, self._model, group.prefix) if len(group.prefix) else []
@@ -84,13 +73,13 @@ class Gradient:
         tape.backward(list(zip(shared, cotangents, strict=True)))
         mx.eval(variables.sums)
 
-    def _micro_batch(self, out: Sums, batch: Batch, shared: Sequence[Var], tape: Tape, variables: Variables) -> KeysValues:
+    def _micro_batch(self, out: Sums[mx.array], batch: Batch, shared: Sequence[Var], tape: Tape, variables: Variables) -> KeysValues:
         """Its gradients are added up in `variables`; what comes back are the cotangents of the prefix."""
         leaves = [tape.leaf(var.value, learned=var.place is not None) for var in shared]
         each = nlls(tape, self._model, self._head, batch, leaves)
         found = tape.backward([(each, mx.array(batch.weight))])
         mx.eval(each.value, variables.sums, found)
-        out.row_losses |= batch.row_losses(each.value)
+        out.row_losses |= batch.row_losses(np.asarray(each.value))
         return [mx.zeros_like(leaf.value) if (came := found.get(leaf.place or 0)) is None else came for leaf in leaves]
 
     def _tape(self, variables: Variables, key: Key) -> Tape:

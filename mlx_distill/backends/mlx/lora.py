@@ -10,7 +10,7 @@ they come from and how they are stored: `backends.lora`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -19,8 +19,7 @@ from mlx.utils import tree_unflatten
 from numpy.typing import NDArray
 
 from mlx_distill.backends.base import LoraShape
-from mlx_distill.backends.lora import chosen, magnitude_name, names
-from mlx_distill.errors import BackendError
+from mlx_distill.backends.lora import chosen, magnitude_name, peft_name, require_of, require_there
 
 Linears = dict[str, nn.Module]
 """The base's own projections by path, such as model.layers.0.self_attn.q_proj."""
@@ -138,15 +137,9 @@ def linears(model: nn.Module) -> Linears:
 def adapt(bare: Linears, shape: LoraShape, modules: Iterable[str] | None = None) -> Layers:
     """An adapter, without values, on `modules`, or on every projection that the shape chooses. Raises BackendError on what is not there."""
     modules = chosen(bare, shape) if modules is None else list(modules)
-    if missing := [module for module in modules if module not in bare]:
-        raise _foreign(missing)
+    require_there(modules, bare)
     kind = DoraLinear if shape.dora else LoraLinear
     return {path: kind(bare[path], shape) for path in modules}
-
-
-def _foreign(odd: Sequence[str]) -> BackendError:
-    more = f" and {len(odd) - 1} more differ" if len(odd) > 1 else " differs"
-    return BackendError(f"the adapter is not of this base: {odd[0]}{more}", hint="open the base it was trained on")
 
 
 def wear(model: nn.Module, bare: Linears, layers: Layers) -> None:
@@ -156,18 +149,9 @@ def wear(model: nn.Module, bare: Linears, layers: Layers) -> None:
 
 def fill(layers: Layers, weights: Mapping[str, NDArray[np.float32]]) -> None:
     """Set the values from PEFT's names and orientation. Raises BackendError where they are not this model's, and sets none."""
-    wanted = {peft_name(path) for path in parameters(layers)}
-    if odd := wanted.symmetric_difference(weights):
-        raise _foreign(sorted(odd))
-    values: dict[str, mx.array] = {}
-    for path, current in parameters(layers).items():
-        name = peft_name(path)
-        value = np.ascontiguousarray(weights[name].T)
-        if value.shape != current.shape:
-            raise BackendError(
-                f"{name} is {weights[name].shape}; this base needs {tuple(reversed(current.shape))}", hint="open the base it was trained on"
-            )
-        values[path] = mx.array(value)
+    wanted = {peft_name(path): value for path, value in parameters(layers).items()}
+    require_of({name: value.shape[::-1] for name, value in wanted.items()}, weights)
+    values = {path: mx.array(np.ascontiguousarray(weights[peft_name(path)].T)) for path in parameters(layers)}
     mx.eval(list(values.values()))
     assign(layers, values)
 
@@ -192,9 +176,3 @@ def assign(layers: Layers, values: Mapping[str, mx.array]) -> None:
     for path, value in values.items():
         module, _, key = path.rpartition(".")
         layers[module][key] = value
-
-
-def peft_name(path: str) -> str:
-    """model.layers.0.self_attn.q_proj.lora_a becomes PEFT's name of it."""
-    module, _, which = path.rpartition(".")
-    return magnitude_name(module) if which == "magnitude" else names(module)[which == "lora_b"]

@@ -23,30 +23,20 @@ from mlx_distill.backends.mlx.elementwise import exp_below, on_cpu, total_of
 from mlx_distill.backends.mlx.model import Head
 from mlx_distill.backends.mlx.tape import Learned, Tape, Var
 from mlx_distill.backends.rows.allowed import union_of
+from mlx_distill.backends.rows.batch import Lessons
 from mlx_distill.models.estimates import LEAST
-from mlx_distill.records import Ids, LossSum, TokenRow
+from mlx_distill.records import Ids, TokenRow
 
 LOGITS_CPU, LOGITS_GPU = 1 << 22, 1 << 26
 """Logits of a piece: 16 MB, and 256 MB."""
 
 
-class Batch:
-    """One micro-batch as arrays: its rows packed, and the k positions that are learned, in the order of the rows."""
+class Batch(Lessons):
+    """One micro-batch: its rows packed, and the k positions that are learned, in the order of the rows."""
 
     def __init__(self, model: nn.Module, rows: Sequence[TokenRow], prefix: int):
-        self.rows = list(rows)
+        super().__init__(rows)
         self.packed = Packed(model, [row.tokens for row in rows], [row.read_at for row in rows], prefix)
-        self.row = np.concatenate([np.full(len(row.read_at), i, np.int32) for i, row in enumerate(rows)])
-        self.targets = np.concatenate([row.targets for row in rows])
-        self.weight = np.concatenate([row.weight for row in rows])
-        self.allowed: list[Ids | None] = [ids for row in rows for ids in (row.allowed or (None,) * len(row.read_at))]
-
-    def row_losses(self, nlls: mx.array) -> dict[str, LossSum]:
-        """Weighted nats of each row, from the (k,) unweighted nlls."""
-        nats = np.asarray(nlls, np.float64) * self.weight
-        size = len(self.rows)
-        sums, weights = np.bincount(self.row, nats, size), np.bincount(self.row, self.weight, size)
-        return {row.id: LossSum(float(nat), float(w)) for row, nat, w in zip(self.rows, sums, weights, strict=True)}
 
 
 def nlls(tape: Tape, model: nn.Module, head: Head, batch: Batch, prefix: Sequence[Var]) -> Var:

@@ -32,10 +32,6 @@ class Optimizer:
         mx.eval(updated, self._optimizer.state)
         self._trained.set(updated)
 
-    def size(self) -> int:
-        """Numbers of the state."""
-        return sum(self.state[path][key].size for _, path, key in self._places())
-
     def save(self, folder: Path) -> None:
         """Exact, under the names and in the orientation of the adapter's own file."""
         to_file = self._trained.to_file

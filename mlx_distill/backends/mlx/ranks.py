@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from numpy.typing import NDArray
 
 from mlx_distill.backends import shares
-from mlx_distill.backends.mlx.gradient import Sums
 from mlx_distill.errors import BackendError
-from mlx_distill.records import Group, LossSum
 
 RANK, HOSTS, DEVICES = "MLX_RANK", "MLX_HOSTFILE", "MLX_IBV_DEVICES"
 """How mlx.launch numbers a process, and tells it of the others: over Ethernet or Thunderbolt (ring), or with RDMA (jaccl)."""
 
 
-class MlxRanks:
-    """Each method is called by every rank, in the same order. Raises BackendError where another rank has ended.
-
-    That a connection is lost is told by the ring of MLX 0.32; older ones, and jaccl, wait until mlx.launch ends the process.
-    """
+class MlxRanks(shares.Sharing[mx.array]):
+    """That a connection is lost is told by the ring of MLX 0.32; older ones, and jaccl, wait until mlx.launch ends the process."""
 
     def __init__(self, group: mx.distributed.Group):
         self._group = group
@@ -40,21 +33,7 @@ class MlxRanks:
             said = np.zeros(length, np.uint8)
         return np.asarray(self._sum(mx.array(said))).tobytes() if length else b""
 
-    def share(self, groups: Sequence[Group]) -> list[Group]:
-        """This rank's."""
-        return shares.share(groups, self.size)[self.rank]
-
-    def whole(self, sums: Sums, groups: Sequence[Group]) -> Sums:
-        """Of the batch, from those of every rank's share."""
-        losses, (computed,) = self.losses(sums.row_losses, groups, sums.computed)
-        return replace(sums, gradients=self._added(sums.gradients), row_losses=losses, computed=computed)
-
-    def losses(self, own: Mapping[str, LossSum], groups: Sequence[Group], *counts: int) -> tuple[dict[str, LossSum], list[int]]:
-        """Of all rows, in their order, exact; and the sums of the ranks' counts."""
-        return shares.losses(own, groups, *counts, rank=self.rank, size=self.size, gathered=self._gathered)
-
     def _added(self, gradients: Sequence[mx.array]) -> list[mx.array]:
-        """Over the ranks, many in one message."""
         out: list[mx.array] = []
         for part in shares.messages([gradient.size for gradient in gradients]):
             some = gradients[part]
@@ -68,8 +47,8 @@ class MlxRanks:
         mx.eval(array)
         return _done(mx.distributed.all_sum(array, group=self._group))
 
-    def _gathered(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(n, k) of each rank to (ranks, n, k), as they are: MLX's GPUs have no float64."""
+    def _gathered(self, table: shares.Table) -> shares.Table:
+        """As bits: MLX's GPUs have no float64."""
         bits = mx.array(np.ascontiguousarray(table).reshape(-1).view(np.uint32))
         out = _done(mx.distributed.all_gather(bits, group=self._group))
         return np.asarray(out).view(np.float64).reshape(self.size, *table.shape)

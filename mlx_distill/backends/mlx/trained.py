@@ -100,7 +100,7 @@ class Adapter:
         lora.settle(self._layers)
 
     def file_name(self, path: str) -> str:
-        return lora.peft_name(path)
+        return adapters.peft_name(path)
 
     def to_file(self, value: mx.array) -> NDArray[np.float32]:
         return np.ascontiguousarray(np.asarray(value).T)
@@ -149,12 +149,7 @@ class Whole:
             self._show(values)
 
     def fill(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        hint = "open the base that they were trained on"
-        if odd := sorted(weights.keys() ^ self._values.keys()):
-            raise BackendError(f"the weights are not of this base: {odd[0]} and {len(odd) - 1} more differ", hint=hint)
-        for path, value in self._values.items():
-            if tuple(value.shape) != weights[path].shape:
-                raise BackendError(f"{path} is {weights[path].shape}; this base needs {value.shape}", hint=hint)
+        full.require_of({path: tuple(value.shape) for path, value in self._values.items()}, weights)
         for path, weight in weights.items():
             self.set({path: mx.array(weight)})
 

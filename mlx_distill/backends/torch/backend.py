@@ -9,7 +9,7 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlx_distill.backends import allocation, held
 from mlx_distill.backends.base import Backend, Machine, Ranks, RawTensor
@@ -45,14 +45,12 @@ class TorchBackend:
     def _card(self) -> Machine:
         import torch
 
-        from mlx_distill.backends.torch import attention, kernels, together
         from mlx_distill.backends.torch.student import working
 
         card = torch.cuda.get_device_properties(self._device)
-        note = "; ".join([*kernels.notes(), *attention.notes(), *together.notes()]) or None
         dtype = "bfloat16" if (card.major, card.minor) >= NATIVE_BFLOAT16 else "float16"
         takes = working(self._device, getattr(torch, dtype))
-        return Machine("torch", card.name, int(card.total_memory), dtype, takes, blas="cuBLAS", note=note)
+        return Machine("torch", card.name, int(card.total_memory), dtype, takes, blas="cuBLAS")
 
     def open(self, base: Path, *, adapters: Mapping[str, Path] | None = None, memory_limit: int | None = None) -> TorchStudent:
         import torch
@@ -83,11 +81,12 @@ class TorchBackend:
         return quantize(shard, bits=bits, group_size=group_size, dtype=dtype)
 
 
-def _blas() -> str:
+def _blas() -> str | None:
+    """As PyTorch was built; None where it does not say."""
     import torch
 
-    has: Any = torch.backends
-    return "MKL" if has.mkl.is_available() else "OpenBLAS" if has.openmp.is_available() else "none"
+    _, _, after = torch.__config__.show().partition("BLAS_INFO=")
+    return {"mkl": "MKL", "open": "OpenBLAS", "accelerate": "Accelerate"}.get(after.partition(",")[0].strip())
 
 
 def open_backend() -> Backend:

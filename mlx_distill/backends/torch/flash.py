@@ -258,7 +258,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """(b, m, k) @ (b, k, n) in float32, of numbers of one type whatever it is."""
     if a.dtype == torch.float32:
         return a @ b
-    if _adds_wide(a.device, a.dtype):
+    if adds_wide(a.device, a.dtype):
         return torch.bmm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
 
@@ -347,7 +347,7 @@ def _both_ways(kernel: Kernel, given: Sequence[Tensor], layout: Layout) -> list[
 
 
 @cache
-def _adds_wide(device: torch.device, dtype: torch.dtype) -> bool:
+def adds_wide(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a matmul of narrow numbers can give float32 here (CUDA, PyTorch 2.8)."""
     if device.type != "cuda":
         return False

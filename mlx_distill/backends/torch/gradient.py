@@ -20,30 +20,18 @@ it after (Micikevicius et al., "Mixed Precision Training", 2018).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mlx_distill.backends.rows.batch import Lessons
+from mlx_distill.backends.student import Key, Sums
 from mlx_distill.backends.torch.decoder import Recompute, prefix_states
 from mlx_distill.backends.torch.loss import nlls
 from mlx_distill.backends.torch.model import Model
 from mlx_distill.backends.torch.upload import uploaded
 from mlx_distill.records import Group, LossSum
-
-Key = tuple[int, ...]
-
-
-@dataclass(slots=True)
-class Sums:
-    """Over an effective batch: the gradient of the weighted nats, by the variables in their order; and the loss of each row."""
-
-    gradients: list[Tensor]
-    row_losses: dict[str, LossSum] = field(default_factory=dict)
-    computed: int = 0
-    """Tokens forwarded: each prefix once, each row once."""
 
 
 class Gradient:
@@ -52,12 +40,12 @@ class Gradient:
     def __init__(self, model: Model, *, draw: Callable[[Key], None], recompute: bool, scale: float = 1.0):
         self._model, self._draw, self._recompute, self._scale = model, draw, recompute, scale
 
-    def sums(self, groups: Sequence[Group], values: Mapping[str, Tensor]) -> Sums:
+    def sums(self, groups: Sequence[Group], values: Mapping[str, Tensor]) -> Sums[Tensor]:
         """`values`: float32 leaves, whose gradients autograd adds up."""
         for value in values.values():
             value.grad = None
         seen: list[tuple[Lessons, Tensor]] = []
-        out = Sums([])
+        out = Sums[Tensor]([])
         for g, group in enumerate(groups):
             out.computed += self._group(group, g, seen)
         out.row_losses = row_losses(seen)

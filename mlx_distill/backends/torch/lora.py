@@ -15,7 +15,7 @@ again, and the sum is made in place.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mlx_distill.backends.base import LoraShape
-from mlx_distill.backends.lora import chosen, magnitude_name, names
+from mlx_distill.backends.lora import chosen, magnitude_name, peft_name, require_of, require_there
+from mlx_distill.backends.torch.flash import adds_wide
 from mlx_distill.backends.torch.packed import PackedLinear
-from mlx_distill.errors import BackendError
 
 Linears = dict[str, nn.Linear]
 """The base's own projections by path, such as model.layers.0.self_attn.q_proj."""
@@ -207,7 +207,7 @@ def float_product(one: Tensor, other: Tensor) -> Tensor:
     """A matmul whose sums stay float32 to the end: over many tokens, half precision would round them, or overflow."""
     if one.dtype == torch.float32:
         return one @ other
-    if one.device.type == "cuda":
+    if adds_wide(one.device, one.dtype):
         out: Tensor = torch.mm(one, other, out_dtype=torch.float32)
         return out
     return one.float() @ other.float()
@@ -258,15 +258,9 @@ def linears(net: nn.Module) -> Linears:
 def adapt(bare: Linears, shape: LoraShape, modules: Iterable[str] | None = None, *, draw: Draw) -> Layers:
     """An adapter, without values, on `modules`, or on every projection that the shape chooses. Raises BackendError on what is not there."""
     modules = chosen(bare, shape) if modules is None else list(modules)
-    if missing := [module for module in modules if module not in bare]:
-        raise _foreign(missing)
+    require_there(modules, bare)
     kind = DoraLinear if shape.dora else LoraLinear
     return {path: kind(bare[path], shape, path, draw) for path in modules}
-
-
-def _foreign(odd: Sequence[str]) -> BackendError:
-    more = f" and {len(odd) - 1} more differ" if len(odd) > 1 else " differs"
-    return BackendError(f"the adapter is not of this base: {odd[0]}{more}", hint="open the base it was trained on")
 
 
 def wear(net: nn.Module, bare: Linears, layers: Layers) -> None:
@@ -279,12 +273,7 @@ def wear(net: nn.Module, bare: Linears, layers: Layers) -> None:
 def fill(layers: Layers, weights: Mapping[str, NDArray[np.float32]]) -> None:
     """Set the values from PEFT's names. Raises BackendError where they are not this model's, and sets none."""
     values = {peft_name(path): value for path, value in parameters(layers).items()}
-    if odd := values.keys() ^ weights.keys():
-        raise _foreign(sorted(odd))
-    for name, value in values.items():
-        if tuple(value.shape) != weights[name].shape:
-            message = f"{name} is {weights[name].shape}; this base needs {tuple(value.shape)}"
-            raise BackendError(message, hint="open the base it was trained on")
+    require_of({name: tuple(value.shape) for name, value in values.items()}, weights)
     for name, value in values.items():
         value.copy_(torch.from_numpy(np.array(weights[name], np.float32)))
 
@@ -303,9 +292,3 @@ def magnitudes(layers: Layers) -> dict[str, NDArray[np.float32]]:
 def settle(layers: Layers) -> None:
     for layer in layers.values():
         layer.settle()
-
-
-def peft_name(path: str) -> str:
-    """model.layers.0.self_attn.q_proj.lora_a becomes PEFT's name of it."""
-    module, _, which = path.rpartition(".")
-    return magnitude_name(module) if which == "magnitude" else names(module)[which == "lora_b"]

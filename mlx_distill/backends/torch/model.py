@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn as nn
 from safetensors import SafetensorError, safe_open
@@ -20,7 +21,7 @@ from torch import Tensor
 from mlx_distill.backends.torch.packed import PackedEmbedding, PackedLinear
 from mlx_distill.errors import CheckpointError
 from mlx_distill.models.families import complete, family_of, windows
-from mlx_distill.models.rotary import longest
+from mlx_distill.models.rotary import rotary
 
 AGAIN = "convert it again"
 UNREAD = ("quantization", "quantization_config", "torch_dtype", "dtype", "architectures")
@@ -98,9 +99,9 @@ class Model:
         seen = windows(config)
         self.layers = [_layer(module, config, window) for module, window in zip(net.model.layers, seen, strict=True)]
         self.head = Head(net.lm_head, config.get("final_logit_softcapping"))
-        self.longest = longest(config)
-        self._frequencies: Tensor = net.model.rotary_emb.inv_freq.to(device, torch.float32)
-        self._attention_scaling = float(net.model.rotary_emb.attention_scaling)
+        turning = rotary(config)
+        self.longest, self._gain = turning.longest, turning.gain
+        self._frequencies = torch.from_numpy(turning.frequencies.astype(np.float32)).to(device)
 
     @property
     def embedding(self) -> Any:
@@ -118,7 +119,7 @@ class Model:
     def turns(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rotary embedding, (n, 1, turned / 2) float32; what a scaling multiplies them with is in them."""
         angles = positions[:, None].float() * self._frequencies
-        return (angles.cos() * self._attention_scaling)[:, None], (angles.sin() * self._attention_scaling)[:, None]
+        return (angles.cos() * self._gain)[:, None], (angles.sin() * self._gain)[:, None]
 
 
 def open_model(base: Path, *, device: torch.device, dtype: torch.dtype, unpack: bool = False) -> Model:
@@ -159,7 +160,7 @@ def build(config: dict[str, Any], packed: set[str], packing: dict[str, Any], dty
             setattr(net.get_submodule(parent), last, _packed(net.get_submodule(name), packing, dtype))
     if config["tie_word_embeddings"]:
         net.lm_head = _tied(net.model.embed_tokens)
-    # Its buffers follow from the config, and lie in no file.
+    # Its buffers follow from the config, and lie in no file; our forward pass takes what `models.rotary` says.
     net.model.rotary_emb = type(net.model.rotary_emb)(config=net.config)
     return net
 

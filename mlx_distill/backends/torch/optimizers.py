@@ -43,10 +43,6 @@ class Optimizer:
             for path, gradient in gradients.items():
                 apply(values[path], gradient, self._states[path], learning_rate)
 
-    def size(self) -> int:
-        """Numbers of the state."""
-        return sum(state.numel() for _, state in self._places())
-
     def save(self, folder: Path) -> None:
         """Exact, under the names and in the orientation of the adapter's own file."""
         states.save(folder, self._step, self._shapes(), ((name, to_file(state)) for name, state in self._places()))

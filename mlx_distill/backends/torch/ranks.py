@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mlx_distill.backends import shares
-from mlx_distill.backends.torch.gradient import Sums
 from mlx_distill.errors import BackendError
-from mlx_distill.records import Group, LossSum
 
 RANK, SIZE, HOST, PORT, DEVICE = "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK"
 """How torchrun numbers a process, says how many there are, and where they meet; DEVICE is its number on its own machine."""
@@ -29,12 +25,10 @@ WAITED = timedelta(days=1)
 """How long a process waits for what another says: the first may have a checkpoint to download and to convert."""
 SUMMED = timedelta(minutes=10)
 """How long adding gradients may take once all have come to it."""
-AGAIN = "torchrun --standalone --nproc-per-node N -m mlx_distill train ..."
+AGAIN = "torchrun --standalone --nproc-per-node N --no-python mlx-distill train ... --resume"
 
 
-class TorchRanks:
-    """Each method is called by every rank, in the same order. Raises BackendError where another rank has ended."""
-
+class TorchRanks(shares.Sharing[Tensor]):
     def __init__(self, cards: dist.ProcessGroup | None = None):
         """Of the default group, which is Gloo's; `cards`: the same processes for tensors on GPUs."""
         self._cards = cards
@@ -56,21 +50,8 @@ class TorchRanks:
         out: bytes = said.numpy().tobytes()
         return out
 
-    def share(self, groups: Sequence[Group]) -> list[Group]:
-        """This rank's."""
-        return shares.share(groups, self.size)[self.rank]
-
-    def whole(self, sums: Sums, groups: Sequence[Group]) -> Sums:
-        """Of the batch, from those of every rank's share, whose gradients are let go."""
-        losses, (computed,) = self.losses(sums.row_losses, groups, sums.computed)
-        return replace(sums, gradients=self._added(sums.gradients), row_losses=losses, computed=computed)
-
-    def losses(self, own: Mapping[str, LossSum], groups: Sequence[Group], *counts: int) -> tuple[dict[str, LossSum], list[int]]:
-        """Of all rows, in their order, exact; and the sums of the ranks' counts."""
-        return shares.losses(own, groups, *counts, rank=self.rank, size=self.size, gathered=self._gathered)
-
     def _added(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Over the ranks, many in one message; one that fills a message is added where it lies."""
+        """One that fills a message is added where it lies."""
         out: list[Tensor] = []
         for part in shares.messages([gradient.numel() for gradient in gradients]):
             some = gradients[part]
@@ -87,8 +68,7 @@ class TorchRanks:
             raise shares.gone(error) from None
         return tensor
 
-    def _gathered(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(n, k) of each rank to (ranks, n, k), as they are."""
+    def _gathered(self, table: shares.Table) -> shares.Table:
         out = np.empty((self.size, *table.shape))
         try:
             dist.all_gather([*torch.from_numpy(out).unbind()], torch.from_numpy(table))
@@ -100,14 +80,16 @@ class TorchRanks:
 def join(environment: Mapping[str, str]) -> TorchRanks | None:
     """Meet the processes that torchrun started together with this one; it waits for them. None where there are none.
 
-    On a machine with GPUs, each process takes that of its own number there. Raises BackendError.
+    On a machine with GPUs, each process takes that of its own number there. Raises BackendError, also where the environment tells of
+    others and not how to meet them: each would train alone, for the same folder.
     """
-    if not {RANK, SIZE, HOST, PORT} <= environment.keys():
+    if not all(environment.get(name, "").isdecimal() for name in (RANK, SIZE)) or (size := int(environment[SIZE])) < 2:
         return None
-    rank, size = int(environment[RANK]), int(environment[SIZE])
-    if size == 1:
-        return None
-    card = _card(int(environment.get(DEVICE, "0")))
+    rank = int(environment[RANK])
+    if missing := [name for name in (DEVICE, HOST, PORT) if not environment.get(name)]:
+        message = f"this is process {rank} of {size}, and the environment lacks {', '.join(missing)}: they cannot meet"
+        raise BackendError(message, hint=f"{AGAIN}; to train alone, unset {RANK} and {SIZE}")
+    card = _card(int(environment[DEVICE]))
     try:
         where = f"tcp://{environment[HOST]}:{environment[PORT]}"
         dist.init_process_group("gloo", init_method=where, rank=rank, world_size=size, timeout=WAITED)

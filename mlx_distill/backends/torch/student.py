@@ -5,23 +5,21 @@ It knows no schedule, no files but its own state, no prompts and no grammar.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mlx_distill.backends import allocation, full
-from mlx_distill.backends import lora as adapters
-from mlx_distill.backends.base import Capacity, LoraShape, Ranks
+from mlx_distill.backends import allocation
+from mlx_distill.backends.base import Capacity, LoraShape
 from mlx_distill.backends.rows.batch import Lessons
-from mlx_distill.backends.torch import attention, lora, loss
+from mlx_distill.backends.student import AdapterStudent, Sums, Weights
+from mlx_distill.backends.torch import attention, kernels, lora, loss, together
 from mlx_distill.backends.torch.decoder import prefix_states
-from mlx_distill.backends.torch.gradient import Gradient, Sums, row_losses
+from mlx_distill.backends.torch.gradient import Gradient, row_losses
 from mlx_distill.backends.torch.kernels.routes import BLOCK_BYTES
 from mlx_distill.backends.torch.loss import nlls
 from mlx_distill.backends.torch.model import open_model
@@ -29,13 +27,14 @@ from mlx_distill.backends.torch.optimizers import Optimizer
 from mlx_distill.backends.torch.ranks import TorchRanks
 from mlx_distill.backends.torch.session import TorchSession
 from mlx_distill.backends.torch.trained import Adapter, Trained, Whole
-from mlx_distill.errors import BackendError
-from mlx_distill.memory import largest_bytes, resident_bytes
+from mlx_distill.memory import begin_again, largest_since, resident_bytes
 from mlx_distill.models.estimates import Device, answering_capacity
-from mlx_distill.records import Group, Ids, LossSum, Step
+from mlx_distill.records import Group, Ids, LossSum
 
 LARGEST_SCALE = 2.0**16
-"""What a float16 model's loss is multiplied by at first; halved, and the batch computed again, as often as something overflows."""
+"""What a float16 model's loss is multiplied by at first; halved, and the batch computed again, as often as something overflows ..."""
+RISES = 200
+"""... and doubled every so many steps."""
 FORWARD = {"cpu": 2048, "cuda": 16384}
 """Tokens of one forward in answering: enough to fill the device, and to read the weights seldom."""
 HEAD = 128
@@ -47,113 +46,63 @@ def working(device: torch.device, dtype: torch.dtype) -> Device:
     kind, flash = device.type, attention.flash_for(device, dtype, HEAD)
     return Device(
         dtype.itemsize, attention.tile(device), loss.LOGITS[kind], attention=dtype.itemsize, forward=FORWARD[kind],
-        passes=2 if dtype == torch.float32 else 3, fused=flash is not None, eager=True, block=BLOCK_BYTES[kind],
+        passes=2 if dtype == torch.float32 else 3, fused=flash is not None, eager=True, block=BLOCK_BYTES[kind], counted=kind == "cuda",
     )  # fmt: skip
 
 
-class TorchStudent:
+class TorchStudent(AdapterStudent[Trained, Tensor]):
     def __init__(
         self, base: Path, folders: Mapping[str, Path], *, device: torch.device, dtype: torch.dtype, unpack: bool = False, limit: int
     ):
         """`limit`: bytes that all may take on the device."""
-        self._base, self._limit, self._device, self._dtype = base, limit, device, dtype
+        self._limit, self._device, self._dtype = limit, device, dtype
         self._model = open_model(base, device=device, dtype=dtype, unpack=unpack)
+        begin_again()  # a shard's file, and what was done before, lay in the memory until now
         self._before = (resident_bytes() or 0) - self._weight_bytes()
         self.vocabulary = self._model.head.vocabulary
         self._bare = lora.linears(self._model.net)
-        self._worn: Trained | None = None
-        self._trained: dict[str | None, Trained | None] = {name: self._open(folder, len(folders) == 1) for name, folder in folders.items()}
-        self._trained[None] = next(iter(self._trained.values())) if len(self._trained) == 1 else None
-        self._recompute = False
-        self._ranks: TorchRanks | None = None
         self._scale = LARGEST_SCALE if dtype == torch.float16 else 1.0
+        super().__init__(base, folders)
 
-    def _open(self, folder: Path, alone: bool) -> Trained:
-        if not full.is_full(folder):
-            weights, shape = adapters.load(folder)
-            return Adapter(self._model, self._bare, shape, weights)
-        whole = Whole(self._model, self._base, alone=alone)
-        whole.fill(whole.read(folder))
-        return whole
+    def _adapter(self, shape: LoraShape, weights: Weights | None = None) -> Adapter:
+        return Adapter(self._model, self._bare, shape, weights)
 
-    def _wear(self, adapter: str | None) -> None:
-        """Put on an adapter named at `open`. None: the student's own, the one in training, else the only one that it was opened with."""
-        if adapter not in self._trained:
-            named = ", ".join(name for name in self._trained if name is not None)
-            raise BackendError(f"no adapter named {adapter!r} was opened", hint=f"there is {named}" if named else "open the base with it")
-        if (wanted := self._trained[adapter]) is not self._worn:
-            self._strip()
-            if wanted is not None:
-                wanted.put_on()
-            self._worn = wanted
-        if wanted is not None:
-            wanted.settle()
-
-    def _strip(self) -> None:
-        if self._worn is not None:
-            self._worn.take_off()
-        self._worn = None
+    def _whole(self, *, alone: bool) -> Trained:
+        return Whole(self._model, self._base, alone=alone)
 
     # learning
 
-    def prepare(
-        self,
-        shape: LoraShape | None,
-        *,
-        optimizer: str,
-        weight_decay: float,
-        initial: Mapping[str, NDArray[np.float32]] | None,
-        seed: int,
-        ranks: Ranks | None = None,
-        recompute: bool = False,
-    ) -> int:
-        assert ranks is None or isinstance(ranks, TorchRanks), "ranks that another backend has joined"
-        trained = self._begun(shape, initial, seed)
-        self._optimizer = Optimizer(optimizer, trained, weight_decay=weight_decay)
-        self._seed, self._trained[None], self._ranks, self._recompute = seed, trained, ranks, recompute
+    def _stepping(self, optimizer: str, weight_decay: float, trained: Trained) -> Optimizer:
+        return Optimizer(optimizer, trained, weight_decay=weight_decay)
+
+    def _size(self, trained: Trained) -> int:
         return sum(value.numel() for value in trained.values().values())
 
-    def _begun(self, shape: LoraShape | None, initial: Mapping[str, NDArray[np.float32]] | None, seed: int) -> Trained:
-        if shape is None:
-            self._strip()
-            whole = Whole(self._model, self._base, alone=not self._trained.keys() - {None})
-            if initial is not None:
-                whole.fill(initial)
-            return whole
-        adapter = Adapter(self._model, self._bare, shape)
-        if initial is None:
-            adapter.start(seed)
-        else:
-            adapter.fill(initial)
-        return adapter
-
     @property
-    def _own(self) -> Trained:
-        """What is in training."""
-        own = self._trained[None]
-        assert own is not None, "prepare comes first"
-        return own
+    def _ranks(self) -> TorchRanks | None:
+        assert self._joined is None or isinstance(self._joined, TorchRanks), "ranks that another backend has joined"
+        return self._joined
 
-    def update(self, groups: Sequence[Group], *, learning_rate: float, clip_norm: float | None, step: int) -> Step:
-        gradients, sums, norm = self._finite(groups, step)
-        total = sum(sums.row_losses.values(), LossSum())
-        applied = bool(np.isfinite(norm) and np.isfinite(total.nats) and total.tokens > 0)
-        if applied:
-            if clip_norm is not None and norm > clip_norm:
-                gradients = {path: gradient.mul_(clip_norm / norm) for path, gradient in gradients.items()}
-            self._optimizer.apply(gradients, learning_rate)
-        return Step(total, sums.row_losses, norm, applied, computed=sums.computed)
-
-    def _finite(self, groups: Sequence[Group], step: int) -> tuple[dict[str, Tensor], Sums, float]:
-        """The gradient and its norm; of a float16 model with the largest scale at which nothing overflows."""
+    def _normed(self, groups: Sequence[Group], step: int) -> tuple[dict[str, Tensor], Sums[Tensor], float]:
+        """Of a float16 model with the largest scale at which nothing overflows. A batch that no scale helps leaves the scale as it was."""
+        if self._dtype == torch.float16 and step % RISES == 0:
+            self._scale = min(LARGEST_SCALE, 2 * self._scale)
+        before = self._scale
         while True:
             gradients, sums = self.gradient(groups, step)
-            norm = float(torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt())
-            if np.isfinite(norm) or self._scale <= 1.0:
+            norm = float(torch.nn.utils.get_total_norm(gradients.values()))
+            if np.isfinite(norm):
+                return gradients, sums, norm
+            if self._scale <= 1.0 or not np.isfinite(sums.total.nats):
+                self._scale = before
                 return gradients, sums, norm
             self._scale /= 2.0
 
-    def gradient(self, groups: Sequence[Group], step: int) -> tuple[dict[str, Tensor], Sums]:
+    def _scaled(self, gradients: dict[str, Tensor], by: float) -> dict[str, Tensor]:
+        torch._foreach_mul_([*gradients.values()], by)
+        return gradients
+
+    def gradient(self, groups: Sequence[Group], step: int) -> tuple[dict[str, Tensor], Sums[Tensor]]:
         """Of sum(weight * nll) / sum(weight), by the checkpoint's names, with the dropout of that step; and what it was made of."""
         self._wear(None)
         values = self._own.values()
@@ -165,13 +114,11 @@ class TorchStudent:
             self._own.learn(False)
         if self._ranks is not None:
             sums = self._ranks.whole(sums, groups)
-        weight = max(sum(sums.row_losses.values(), LossSum()).tokens, 1e-12)
-        return {name: total.div_(weight) for name, total in zip(values, sums.gradients, strict=True)}, sums
+        torch._foreach_div_(sums.gradients, max(sums.total.tokens, 1e-12))
+        return dict(zip(values, sums.gradients, strict=True)), sums
 
     def _draw(self, key: tuple[int, ...]) -> None:
-        """Dropout's random numbers follow from (seed, step, micro-batch) alone, so that a resume needs no generator state."""
-        digest = hashlib.sha256(repr((self._seed, *key)).encode()).digest()
-        self._own.draw(int.from_bytes(digest[:8], "little"))
+        self._own.draw(self._drawn(key))
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def loss(self, groups: Sequence[Group]) -> dict[str, LossSum]:
@@ -185,27 +132,11 @@ class TorchStudent:
         own = row_losses(seen)
         return own if self._ranks is None else self._ranks.losses(own, groups)[0]
 
-    # state
-
-    def save_adapter(self, folder: Path) -> None:
-        self._own.save(folder, base=self._base.name)
-
-    def save_state(self, folder: Path) -> None:
-        self.save_adapter(folder)
-        self._optimizer.save(folder)
-
-    def load_state(self, folder: Path) -> None:
-        weights = self._own.read(folder)
-        state = self._optimizer.read(folder)
-        self._own.fill(weights)
-        self._optimizer.adopt(state)
-
     # answering
 
     def session(self, prefix: Ids, *, adapter: str | None = None) -> TorchSession:
         """Behind an adapter named at `open`; None is the student's own (see `_wear`). Sessions of several adapters may be used in turns."""
-        if adapter not in self._trained:
-            self._wear(adapter)
+        self._require_opened(adapter)
         return TorchSession(self._model, prefix, wear=partial(self._wear, adapter))
 
     def capacity(self) -> Capacity:
@@ -221,7 +152,10 @@ class TorchStudent:
         """On a CPU, where PyTorch does not count, the weights and what the process has grown by at most since they were there."""
         if self._device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self._device))
-        return max(largest_bytes() - self._before, self._weight_bytes())
+        return max(largest_since() - self._before, self._weight_bytes())
 
     def compilations(self) -> int:
         return 0  # nothing is traced here: kernels are compiled once for each kind of shape, outside of steps' graphs
+
+    def notes(self) -> list[str]:
+        return [*kernels.notes(), *attention.notes(), *together.notes()]

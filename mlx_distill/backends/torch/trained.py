@@ -102,7 +102,7 @@ class Adapter:
         lora.settle(self._layers)
 
     def file_name(self, path: str) -> str:
-        return lora.peft_name(path)
+        return adapters.peft_name(path)
 
     def save(self, folder: Path, *, base: str) -> None:
         weights = {self.file_name(path): to_file(value) for path, value in self.values().items()}
@@ -153,12 +153,7 @@ class Whole:
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def fill(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        hint = "open the base that they were trained on"
-        if odd := sorted(weights.keys() ^ self._values.keys()):
-            raise BackendError(f"the weights are not of this base: {odd[0]} and {len(odd) - 1} more differ", hint=hint)
-        for path, value in self._values.items():
-            if tuple(value.shape) != weights[path].shape:
-                raise BackendError(f"{path} is {weights[path].shape}; this base needs {tuple(value.shape)}", hint=hint)
+        full.require_of({path: tuple(value.shape) for path, value in self._values.items()}, weights)
         for path, value in self._values.items():
             value.copy_(from_file(weights[path]))
         self.settle()

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from bench import flops, peft_plain, peft_rival
+from bench import flops
 from bench.device import device_of
 from bench.gpu import card as cards
 from bench.gpu.asked import Asked, Row, free, tried
@@ -57,7 +57,10 @@ class Bench:
         write_adapter(folder / "adapter", preset.sizes)
 
     def theirs(self) -> Row:
+        # Here, so that ours is measured where PEFT, or what its trainer asks for, is not installed.
         from peft import PeftModel
+
+        from bench import peft_plain, peft_rival
 
         model = plain_model(self._preset, peft_plain.attention(), cards.device(), cards.dtype())
         adapted: Any = PeftModel.from_pretrained(model, self._folder / "adapter", is_trainable=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,10 +48,8 @@ def _student(asked: Asked, preset: Preset, shape: Shape, limit: int | None) -> t
     work = Largest(shape.micro, shape.micro * longest, longest, shape.micro * shape.answer[1], shape.prefix)
     weights = backend.weight_bytes(base, memory_limit=limit)
     of = learnable(config, LORA, "adamw")
-    ways = [
-        training_memory(config, weight_bytes=weights, learnable=of, work=work, device=machine.working, recompute=again)
-        for again in (False, True)
-    ]
+    memory = partial(training_memory, config, weight_bytes=weights, learnable=of, work=work, device=machine.working)
+    ways = [memory(recompute=again) for again in (False, True)]
     again = ways[0].total > (limit or machine.memory)
     student: Any = backend.open(base, memory_limit=limit)
     shutil.rmtree(base)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mlx_distill.backends import lora as adapters
 from mlx_distill.backends.base import LoraShape
-from mlx_distill.backends.torch.student import TorchStudent
+from mlx_distill.backends.torch.student import RISES, TorchStudent
 from mlx_distill.models.families import complete, family_of
 from mlx_distill.records import Group, TokenRow
 from tests.conftest import MakeBase
@@ -133,7 +133,7 @@ def test_dropout_follows_from_seed_and_step_and_is_none_when_losses_are_measured
 @pytest.mark.parametrize("dtype, within", [(torch.bfloat16, 0.08), (torch.float16, 0.02)])
 def test_sixteen_bits_give_the_gradient_as_exactly_as_they_can(dtype: torch.dtype, within: float, family: str, base: MakeBase) -> None:
     shape = shape_of(family)
-    exact, narrow = (student_of(base(family), shape, dtype=it)._finite(groups(), 0)[0] for it in (torch.float32, dtype))
+    exact, narrow = (student_of(base(family), shape, dtype=it)._normed(groups(), 0)[0] for it in (torch.float32, dtype))
     assert all(value.dtype == torch.float32 for value in narrow.values())
     assert distance(narrow, exact) <= within
 
@@ -150,6 +150,26 @@ def test_small_gradients_survive_float16_and_a_scale_that_overflows_is_halved(ba
     assert student._scale < before
     student._scale = 1.0
     assert distance(student.gradient(faint, 0)[0], exact) > 0.5, "what the scale is for"
+
+
+def test_a_batch_that_no_scale_helps_leaves_the_scale_as_it_was(base: MakeBase) -> None:
+    student = student_of(base(), shape_of(), dtype=torch.float16)
+    assert student.update(groups(), learning_rate=1e-4, clip_norm=1.0, step=1).applied
+    settled = student._scale
+    assert settled > 1
+    assert not student.update([replace_weights(group, np.inf) for group in groups()], learning_rate=1e-4, clip_norm=1.0, step=2).applied
+    assert student._scale == settled
+    student.update(groups(), learning_rate=1e-4, clip_norm=1.0, step=RISES)
+    assert student._scale in (settled, 2 * settled), "it is tried again, and stays where nothing overflows"
+
+
+def test_many_micro_batches_of_a_narrow_model_add_up_in_float32(base: MakeBase) -> None:
+    [group], many = [random_group(np.random.default_rng(5), 9, [[4, 7]])], 64
+    rows = [[replace(row, id=f"{row.id}-{i}") for row in group.micro_batches[0]] for i in range(many)]
+    one, all_of_them = (
+        student_of(base(), shape_of(), dtype=torch.bfloat16).gradient([it], 0)[0] for it in (group, Group(group.prefix, rows))
+    )
+    assert distance(all_of_them, one) <= 1e-3
 
 
 def replace_weights(group: Group, factor: float) -> Group:

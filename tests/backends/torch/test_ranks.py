@@ -20,6 +20,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from mlx_distill.backends.torch.ranks import join
+from mlx_distill.errors import BackendError
 from tests import runs
 from tests.backends import plain
 from tests.backends.torch.training_together import learned
@@ -99,6 +100,18 @@ def test_alone_there_are_no_ranks_and_nothing_waits() -> None:
     assert join({}) is None
     assert join({"RANK": "3"}) is None, "other launchers number processes too"
     assert join({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}) is None
+    assert join({"RANK": "", "WORLD_SIZE": "x"}) is None
+
+
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
+def test_a_process_that_cannot_meet_the_others_does_not_train_alone(name: str) -> None:
+    known = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for told in ({key: value for key, value in known.items() if key != name}, {**known, name: ""}):
+        with pytest.raises(BackendError, match=f"this is process 1 of 2, and the environment lacks {name}:") as caught:
+            join(told)
+        assert "unset RANK and WORLD_SIZE" in str(caught.value.hint)
+    with pytest.raises(BackendError, match="lacks LOCAL_RANK, MASTER_ADDR, MASTER_PORT"):
+        join({"RANK": "1", "WORLD_SIZE": "2"})
 
 
 def test_two_processes_with_a_share_each_are_one(base: MakeBase, tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ def product(x: Tensor, packed: Packed, bias: Tensor | None = None) -> Tensor:
         out, x.contiguous(), packed.weight, packed.scales, packed.biases, x if bias is None else bias, partial, counters,
         many, packed.rows, packed.columns, splits, HAS_BIAS=bias is not None, BITS=packed.bits, GROUP=packed.group_size,
         MANY=tile.many, ROWS=tile.rows, num_warps=tile.warps, num_stages=tile.stages,
+        enable_fp_fusion=True,
     )  # fmt: skip
     return out
 
@@ -156,6 +157,7 @@ def mixed(y: Tensor, packed: Packed) -> Tensor:
     _backward[(tiles[0], splits, tiles[1])](
         out, y.contiguous(), packed.weight, packed.scales, packed.biases, partial, counters, many, packed.rows, packed.columns, splits,
         BITS=packed.bits, GROUP=packed.group_size, MANY=tile.many, ROWS=tile.rows, num_warps=tile.warps, num_stages=tile.stages,
+        enable_fp_fusion=True,
     )  # fmt: skip
     return out
 

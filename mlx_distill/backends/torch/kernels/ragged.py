@@ -128,12 +128,13 @@ def attended(
     _piece[len(table), layer.kv_heads](
         partial, lse, q, table, seen, k, v, i, slots, layer.scale, layer.cap or 1.0,
         HEADS=heads, REPEATS=repeats, WIDTH=width, PADDED=padded, QUERIES=queries, KEYS=keys, CAPPED=layer.cap is not None, FIELDS=FIELDS,
-        num_stages=STAGES,
+        num_stages=STAGES, enable_fp_fusion=True,
     )  # fmt: skip
     out = torch.empty_like(q)
     before = (q, lse) if shared is None else shared
     steps = before[0].stride()[:2], before[1].stride()[:2]
     _merged[m, heads](
-        out, partial, lse, *before, slots, *steps[0], *steps[1], HEADS=heads, WIDTH=width, PADDED=padded, SHARED=shared is not None
-    )
+        out, partial, lse, *before, slots, *steps[0], *steps[1], HEADS=heads, WIDTH=width, PADDED=padded, SHARED=shared is not None,
+        enable_fp_fusion=True,
+    )  # fmt: skip
     return out
