@@ -77,6 +77,7 @@ def test_what_is_foretold_is_said_with_what_there_is(place: Place) -> None:
     assert re.fullmatch(r"memory: about \d+ MiB at the peak, of 1.00 GiB", found.foretold())
     assert found.foretold() + "; activations are computed again in the backward pass" == replace(found, recompute=True).foretold()
     assert found.came(5 << 20).startswith("memory: 5 MiB at the peak; ")
+    assert replace(found, counted=False).came(5 << 20).startswith("memory: the process grew by 5 MiB at the peak, ")
 
 
 def test_without_a_limit_the_machine_s_memory_is_shared_with_the_process(place: Place) -> None:

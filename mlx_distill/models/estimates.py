@@ -21,6 +21,8 @@ STATE = {"adamw": 2.0, "lion": 1.0, "adafactor": 0.1}
 """Numbers that an optimizer keeps for each one it trains."""
 LEAST = 64
 """Positions whose logits exist at once, however large the vocabulary: a matmul of fewer reads the head more often than it is worth."""
+KEPT = frozenset({"v_proj", "gate_proj", "up_proj", "gate_up_proj"})
+"""Projections whose results attention or gates keep as they are."""
 FORWARD = 2048
 """Tokens of one forward in answering: on most devices a matmul of more is no quicker, and what it keeps in passing grows with them."""
 
@@ -37,6 +39,9 @@ class Learnable:
     """Numbers that the optimizer keeps for each: see STATE."""
     whole: bool = False
     """All weights of the model. In float32 the trained values are the weights themselves."""
+    beside: int = 0
+    """Numbers a token that the adapters of one layer keep for themselves: A x of each, and of DoRA what it multiplies, where nobody else
+    keeps it (see KEPT)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,7 @@ def _kept_inside(config: Mapping[str, Any], size: Sizes, learnable: Learnable, d
     residual += size.hidden * bool(learnable.targets & {"gate_proj", "up_proj", "gate_up_proj"})
     inner = size.intermediate * (2 + ("down_proj" in learnable.targets))
     copies = attention * width if width != device.attention else 0
-    return 2 * attention * device.attention + (_normed(config, size) + residual + inner) * width + copies
+    return 2 * attention * device.attention + (_normed(config, size) + residual + inner + learnable.beside) * width + copies
 
 
 def _normed(config: Mapping[str, Any], size: Sizes) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from mlx_distill.backends import lora as adapters
 from mlx_distill.backends.base import Backend, LoraShape
 from mlx_distill.errors import DoesNotFit
-from mlx_distill.models.estimates import STATE, Learnable, Memory, Work, training_memory
+from mlx_distill.models.estimates import KEPT, STATE, Learnable, Memory, Work, training_memory
 from mlx_distill.models.families import complete, family_of
 from mlx_distill.recipe.schema import Recipe
 from mlx_distill.records import TokenRow
@@ -101,11 +101,14 @@ def learnable(config: dict[str, Any], shape: LoraShape | None, optimizer: str) -
         return Learnable(sum(map(math.prod, shapes.values())), 0, frozenset(family.PROJECTIONS), STATE[optimizer], whole=True)
     modules = {name.removesuffix(".weight"): of for name, of in shapes.items() if name.endswith("_proj.weight")}
     chosen = adapters.chosen(modules, shape)
+    layers = {adapters.layer_of(name) for name in chosen}
+    alone = [modules[name][0] for name in chosen if shape.dora and adapters.last_name(name) not in KEPT]
     return Learnable(
         parameters=sum(shape.rank * sum(modules[name]) + (modules[name][0] if shape.dora else 0) for name in chosen),
-        first_layer=min(map(adapters.layer_of, chosen)),
+        first_layer=min(layers),
         targets=frozenset(map(adapters.last_name, chosen)),
         state=STATE[optimizer],
+        beside=(shape.rank * len(chosen) + sum(alone)) // len(layers),
     )
 
 

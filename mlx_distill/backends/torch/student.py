@@ -46,7 +46,7 @@ def working(device: torch.device, dtype: torch.dtype) -> Device:
     kind, flash = device.type, attention.flash_for(device, dtype, HEAD)
     return Device(
         dtype.itemsize, attention.tile(device), loss.LOGITS[kind], attention=dtype.itemsize, forward=FORWARD[kind],
-        passes=2 if dtype == torch.float32 else 3, fused=flash is not None, eager=True, block=BLOCK_BYTES[kind], counted=kind == "cuda",
+        passes=2, fused=flash is not None, eager=True, block=BLOCK_BYTES[kind], counted=kind == "cuda",
     )  # fmt: skip
 
 
