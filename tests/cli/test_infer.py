@@ -189,18 +189,19 @@ def answers(path: Path) -> dict[tuple[str | None, str], Any]:
 
 
 @pytest.fixture(scope="session")
-def second(finished: Place, checkpoint: Path) -> Path:
+def second(finished: Place, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another student of the same base, of another task."""
+    folder = tmp_path_factory.mktemp("second")
     fields = {"level": {"type": "score", "max": 4, "weight": 1.0}, "why": {"type": "text", "max_chars": 8}}
-    write_lines(finished.folder / "levels.jsonl", [{**row, "level": i % 5, "why": "rain"} for i, row in enumerate(water())])
+    write_lines(folder / "levels.jsonl", [{**row, "level": i % 5, "why": "rain"} for i, row in enumerate(water())])
     sections: dict[str, Any] = {
         "task": {"fields": fields, "tiers": {"up": 2, "down": 0}},
         "data": {"source": {"kind": "jsonl", "path": "levels.jsonl"}},
         "train": {"epochs": 1},
     }
-    place = recipe(finished.folder / "levels.yaml", name="levels", base={"model": str(checkpoint)}, **sections)
-    assert call("train", place, "--out", finished.folder / "levels").code == 0
-    return finished.folder / "levels"
+    place = recipe(folder / "levels.yaml", name="levels", base={"model": str(checkpoint)}, **sections)
+    assert call("train", place, "--out", folder / "levels").code == 0
+    return folder / "levels"
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
