@@ -26,6 +26,9 @@ from mlx_distill.workflows.bases import base_of_run
 from mlx_distill.workflows.setting import Setting, peak_memory
 from mlx_distill.workflows.students import Asking, Chosen, choose_students, open_chosen
 
+CROWD = 8
+"""Workers to a core, or to a GPU, at most: more only take memory from each other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Staff:
@@ -76,10 +79,16 @@ def staffed(setting: Setting, chosen: Sequence[Chosen], asking: Asking, *, whole
 
 
 def workers_of(setting: Setting, asked: int | None) -> int:
-    """`asked` None: one for each CUDA device that the backend will compute on; one where there is none. Raises DataError, BackendError."""
+    """`asked` None: one for each CUDA device that the backend will compute on; one where there is none.
+
+    Raises DataError for none, and for more than the machine could carry; BackendError.
+    """
     if asked is not None and asked < 1:
         raise DataError(f"--workers {asked}: at least one process answers", hint="--workers 2, or leave it out for one a GPU")
-    return asked or max(1, len(_devices(setting)))
+    devices = _devices(setting)
+    if asked is not None and asked > (most := CROWD * max(_cores(), len(devices))):
+        raise DataError(f"--workers {asked}: each is a process with a model of its own; here are at most {most}", hint=f"--workers {most}")
+    return asked or max(1, len(devices))
 
 
 def _devices(setting: Setting) -> list[str]:

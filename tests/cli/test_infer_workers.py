@@ -136,8 +136,8 @@ def test_a_worker_has_its_share_of_the_memory_and_the_notes_of_its_student(
     assert worker.notes() == ["a kernel is not used"]
 
 
-@pytest.mark.parametrize("workers", ["0", "-1", "two", "1.5", ""])
-def test_a_number_of_workers_that_is_none_is_refused(finished: Place, many: Path, tmp_path: Path, workers: str) -> None:
+@pytest.mark.parametrize("workers", ["0", "-1", "two", "1.5", "", "100000"])
+def test_a_number_of_workers_that_cannot_be_is_refused(finished: Place, many: Path, tmp_path: Path, workers: str) -> None:
     refused = call("infer", finished.run, many, tmp_path / "out.jsonl", "--workers", workers)
     assert refused.code == 2 and "--workers" in refused.err and workers in refused.err
     assert [path.name for path in tmp_path.iterdir()] == ["many.jsonl"]
