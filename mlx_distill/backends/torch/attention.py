@@ -30,11 +30,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mlx_distill.backends.rows.batch import Places
-from mlx_distill.backends.torch.flash import Kernel, Tails, flash_for, kernel_of, notes, over, tile
+from mlx_distill.backends.torch.choice import kernel_of
+from mlx_distill.backends.torch.flash import Kernel, Tails, heads_first
 from mlx_distill.backends.torch.model import Layer
 from mlx_distill.backends.torch.upload import uploaded
-
-__all__ = ["Layout", "attended", "flash_for", "merged", "notes", "over", "tile"]
 
 
 class Layout:
@@ -123,7 +122,7 @@ class _Attended(torch.autograd.Function):
         kernel = kernel_of(q, cap=layer.cap, scale=layer.scale, masked=window is not None)
         parts = [kernel.own(q, k, v, layout, window)]
         if prefix_k is not None and prefix_v is not None:
-            parts.append(kernel.over(_heads(q), prefix_k, prefix_v, layout.prefix_mask(window)))
+            parts.append(kernel.over(heads_first(q), prefix_k, prefix_v, layout.prefix_mask(window)))
         out, lse = _merged(parts)
         ctx.save_for_backward(q, k, v, prefix_k, prefix_v, out, lse)
         ctx.kernel, ctx.layout, ctx.window = kernel, layout, window
@@ -134,14 +133,9 @@ class _Attended(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, prefix_k, prefix_v, out, lse = ctx.saved_tensors
         kernel: Kernel = ctx.kernel
-        dout = _heads(upstream)
+        dout = heads_first(upstream)
         dq, dk, dv = kernel.own_back(dout, q, k, v, out, lse, ctx.layout, ctx.window)
         if prefix_k is None:
             return dq, dk, dv, None, None, None, None
-        more, prefix_dk, prefix_dv = kernel.back(dout, _heads(q), prefix_k, prefix_v, out, lse, ctx.layout.prefix_mask(ctx.window))
+        more, prefix_dk, prefix_dv = kernel.back(dout, heads_first(q), prefix_k, prefix_v, out, lse, ctx.layout.prefix_mask(ctx.window))
         return dq + more.transpose(0, 1), dk, dv, prefix_dk, prefix_dv, None, None
-
-
-def _heads(x: Tensor) -> Tensor:
-    """(m, heads, width) with the heads first."""
-    return x.transpose(0, 1)

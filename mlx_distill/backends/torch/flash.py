@@ -5,7 +5,7 @@
     CudaFlash   FlashAttention 2 as PyTorch carries it (Ampere and newer; Dao, 2023), all rows of a batch in one call
 
 PyTorch reaches these kernels through `scaled_dot_product_attention`, which keeps the log-sum-exp to itself; so the operators beneath it are
-called. They may change between releases: each is proved against `Plain` on small shapes, once per process, before it is used.
+called. They may change between releases: each is proved against `Plain` on small shapes before it is used (`choice`).
 
 `h` heads of queries, `g` heads of keys, `m` queries, `e` keys, `w` numbers of a head.
 """
@@ -13,7 +13,6 @@ called. They may change between releases: each is proved against `Plain` on smal
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlx_distill.backends.torch.upload import uploaded
+from mlx_distill.backends.torch.wide import product
 from mlx_distill.records import Ids
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Kernel:
         """Each row over itself: queries (m, h, w), keys (n, g, w). out (h, m, w), lse (h, m)."""
         out, lse = q.new_empty(q.shape).transpose(0, 1), q.new_empty((q.shape[1], q.shape[0]), dtype=torch.float32)
         for asked, keys, mask in _rows(layout, window):
-            part = self.over(_heads(q[asked]), _heads(k[keys]), _heads(v[keys]), mask, causal=mask is None)
+            part = self.over(heads_first(q[asked]), heads_first(k[keys]), heads_first(v[keys]), mask, causal=mask is None)
             out[:, asked], lse[:, asked] = part
         return out, lse
 
@@ -73,7 +73,7 @@ class Kernel:
         """The same, back: dq (m, h, w), dk and dv (n, g, w). `dout` and `out` have the heads first."""
         dq, dk, dv = q.new_empty(q.shape), k.new_zeros(k.shape), v.new_zeros(v.shape)  # rows that nobody reads ask nothing
         for asked, keys, mask in _rows(layout, window):
-            given = _heads(q[asked]), _heads(k[keys]), _heads(v[keys]), out[:, asked], lse[:, asked]
+            given = heads_first(q[asked]), heads_first(k[keys]), heads_first(v[keys]), out[:, asked], lse[:, asked]
             pulled = self.back(dout[:, asked], *given, mask, causal=mask is None)
             dq[asked], dk[keys], dv[keys] = (part.transpose(0, 1) for part in pulled)
         return dq, dk, dv
@@ -129,7 +129,7 @@ class Plain(Kernel):
 class CpuFlash(Kernel):
     def over(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False) -> tuple[Tensor, Tensor]:
         call = aten._scaled_dot_product_flash_attention_for_cpu
-        out, lse = call(q[None], k[None], v[None], 0.0, causal, attn_mask=_additive(mask, q), scale=self.scale)
+        out, lse = call(q[None], k[None], v[None], 0.0, causal, attn_mask=additive(mask, q), scale=self.scale)
         if mask is not None:
             lse.masked_fill_(~mask.any(-1), -torch.inf)
         return out[0], lse[0]
@@ -139,7 +139,7 @@ class CpuFlash(Kernel):
     ) -> Pulled:
         call = aten._scaled_dot_product_flash_attention_for_cpu_backward
         given = [x[None] for x in (dout, q, k, v, out, lse)]
-        dq, dk, dv = call(*given, 0.0, causal, attn_mask=_additive(mask, q), scale=self.scale)
+        dq, dk, dv = call(*given, 0.0, causal, attn_mask=additive(mask, q), scale=self.scale)
         return dq[0], dk[0], dv[0]
 
 
@@ -148,14 +148,16 @@ class CudaFlash(Kernel):
 
     def over(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False) -> tuple[Tensor, Tensor]:
         assert mask is None
-        return self._over(_heads(q), _heads(k), _heads(v), None, (q.shape[1], k.shape[1]), causal)
+        return self._over(heads_first(q), heads_first(k), heads_first(v), None, (q.shape[1], k.shape[1]), causal)
 
     def back(
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, mask: Tensor | None, *, causal: bool = False
     ) -> Pulled:
         longest = (q.shape[1], k.shape[1])
-        dq, dk, dv = self._back(_heads(dout), _heads(q), _heads(k), _heads(v), _heads(out), lse, None, longest, causal)
-        return _heads(dq), _heads(dk), _heads(dv)
+        dq, dk, dv = self._back(
+            heads_first(dout), heads_first(q), heads_first(k), heads_first(v), heads_first(out), lse, None, longest, causal
+        )
+        return heads_first(dq), heads_first(dk), heads_first(dv)
 
     def own(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout, window: int | None) -> tuple[Tensor, Tensor]:
         tails = layout.tails()
@@ -166,7 +168,7 @@ class CudaFlash(Kernel):
         self, dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, layout: Layout, window: int | None
     ) -> Pulled:
         tails = layout.tails()
-        given = tails.filled(_heads(dout)), tails.filled(q), k, v, tails.filled(_heads(out)), tails.filled(lse.T).T
+        given = tails.filled(heads_first(dout)), tails.filled(q), k, v, tails.filled(heads_first(out)), tails.filled(lse.T).T
         dq, dk, dv = self._back(*given, tails.ends, tails.longest, True)
         return tails.picked(dq), dk, dv
 
@@ -231,137 +233,10 @@ class Tails:
         return x if self._at is None else x[self._at]
 
 
-def over(q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Tensor | None = None, cap: float | None = None) -> tuple[Tensor, Tensor]:
-    """Many rows at once: queries (r, h, m, w) over keys and values (r, g, e, w). out like q, lse (r, h, m) float32. No gradient.
-
-    `mask`: True where a query sees a key, broadcastable to (r, 1, m, e); a query that sees nothing gets 0 and -inf.
-    """
-    if cap is None and _flash_of(q) is CpuFlash:
-        out, lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=_additive(mask, q), scale=scale)
-        if mask is not None:
-            lse = lse.masked_fill(~mask.any(-1), -torch.inf)
-        return out, lse
-    r, h, m, w = q.shape
-    g, e = k.shape[1:3]
-    scores = product(q.reshape(r * g, -1, w), k.reshape(r * g, e, w).mT).mul_(scale).view(r, h, m, e)
-    if cap is not None:
-        scores = scores.div_(cap).tanh_().mul_(cap)
-    if mask is not None:
-        scores.masked_fill_(~mask, -torch.inf)
-    lse = scores.logsumexp(-1)
-    weights = scores.sub_(lse.clamp_min(torch.finfo(torch.float32).min)[..., None]).exp_()
-    out = product(weights.view(r * g, -1, e).to(v.dtype), v.reshape(r * g, e, w))
-    return out.view(r, h, m, w).to(q.dtype), lse
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """(b, m, k) @ (b, k, n) in float32, of numbers of one type whatever it is."""
-    if a.dtype == torch.float32:
-        return a @ b
-    if adds_wide(a.device, a.dtype):
-        return torch.bmm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()
-
-
-# which kernel
-
-
-def kernel_of(q: Tensor, *, cap: float | None, scale: float, masked: bool) -> Kernel:
-    """For queries of this kind. `masked`: a window hides something."""
-    flash = _flash_of(q)
-    if flash is None or cap is not None or (masked and flash is CudaFlash):
-        return Plain(scale, cap)
-    return flash(scale)
-
-
-def notes() -> list[str]:
-    """What a user should know of the kernels that are not used here."""
-    return list(_NOTES)
-
-
-_NOTES: list[str] = []
-
-
-def _flash_of(q: Tensor) -> type[Kernel] | None:
-    return flash_for(q.device, q.dtype, q.shape[-1])
-
-
-def flash_for(device: torch.device, dtype: torch.dtype, width: int) -> type[Kernel] | None:
-    """The kernel for heads of that width. None: no other than plain matmuls."""
-    if device.type == "cpu":
-        return CpuFlash if dtype == torch.float32 and _proved(CpuFlash, device, dtype) else None
-    fits = dtype in (torch.float16, torch.bfloat16) and width <= FLASH_WIDTH and width % 8 == 0 and native(device)
-    return CudaFlash if fits and _proved(CudaFlash, device, dtype, width) else None
-
-
-@cache
-def native(device: torch.device) -> bool:
-    """Whether a CUDA device has the tensor cores that FlashAttention, and Triton's matmuls, are written for."""
-    return bool(torch.cuda.get_device_capability(device) >= AMPERE)
-
-
-@cache
-def _proved(kernel: type[Kernel], device: torch.device, dtype: torch.dtype, width: int = 16) -> bool:
-    """Whether it gives what `Plain` gives in float32, for heads of that width: for each it is another kernel."""
-    scale = width**-0.5
-    try:
-        worst = max(_differences(kernel(scale), Plain(scale), device, dtype, width))
-    except (RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
-        _NOTES.append(f"{kernel.__name__} does not run here ({str(error).splitlines()[0]}): attention is plain matmuls, which take longer")
-        return False
-    limit = 1e-5 if dtype == torch.float32 else 3e-2
-    if worst > limit:
-        _NOTES.append(f"{kernel.__name__} is off by {worst:.1e} here: attention is plain matmuls, which take longer")
-    return worst <= limit
-
-
-def _differences(kernel: Kernel, plain: Kernel, device: torch.device, dtype: torch.dtype, width: int) -> list[float]:
-    """Of what they compute over a few rows, forward and back, relative to the largest number."""
-    from mlx_distill.backends.rows.batch import Places
-    from mlx_distill.backends.torch.attention import Layout
-
-    draw = torch.Generator().manual_seed(0)
-    rows = [np.zeros(n, np.int32) for n in (5, 37, 130)]
-    found: list[float] = []
-    for read in (None, ([4], [3, 30, 36], [0, 60]), ([4], [36], [129])):  # one query of each row is a way of its own in FlashAttention
-        places = Places(rows, [np.array(of, np.int32) for of in read or ([], [], [])], 19)
-        layout = Layout(places, read=read is not None, device=device)
-        asking = (sum(layout.counts), 4, width)
-        sizes = [asking, (172, 2, width), (172, 2, width), (2, 19, width), (2, 19, width), asking]
-        q, k, v, pk, pv, dout = (torch.randn(size, generator=draw).to(device, dtype) for size in sizes)
-        results = []
-        for each in (kernel, plain):
-            given = [x if each is kernel else x.float() for x in (q, k, v, pk, pv, _heads(dout))]
-            results.append(_both_ways(each, given, layout))
-        found += [float((a.float() - b).abs().max() / b.abs().max()) for a, b in zip(*results, strict=True)]
-    return found
-
-
-def _both_ways(kernel: Kernel, given: Sequence[Tensor], layout: Layout) -> list[Tensor]:
-    q, k, v, prefix_k, prefix_v, dout = given
-    out, lse = kernel.own(q, k, v, layout, None)
-    first, of = kernel.over(_heads(q), prefix_k, prefix_v, None)
-    alone = kernel.over(_heads(q[:1]), prefix_k, prefix_v, None)
-    pulled = kernel.own_back(dout, q, k, v, out, lse, layout, None)
-    return [out, lse, first, of, *alone, *pulled, *kernel.back(dout, _heads(q), prefix_k, prefix_v, first, of, None)]
-
-
-@cache
-def adds_wide(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a matmul of narrow numbers can give float32 here (CUDA, PyTorch 2.8)."""
-    if device.type != "cuda":
-        return False
-    try:
-        one = torch.ones((1, 16, 16), device=device, dtype=dtype)
-        return bool((torch.bmm(one, one, out_dtype=torch.float32) == 16).all())
-    except (RuntimeError, TypeError):
-        return False
-
-
 # shapes
 
 
-def _heads(x: Tensor) -> Tensor:
+def heads_first(x: Tensor) -> Tensor:
     """(m, heads, w) with the heads first, or back."""
     return x.transpose(0, 1)
 
@@ -383,7 +258,7 @@ def _cut(mask: Tensor | None, at: slice, causal: bool, k: Tensor) -> Tensor | No
     return torch.arange(k.shape[1], device=k.device) <= asked[:, None]
 
 
-def _additive(mask: Tensor | None, q: Tensor) -> Tensor | None:
+def additive(mask: Tensor | None, q: Tensor) -> Tensor | None:
     return None if mask is None else q.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)
 
 

@@ -29,8 +29,8 @@ from torch.autograd.function import once_differentiable
 
 from mlx_distill.backends.base import LoraShape
 from mlx_distill.backends.lora import chosen, magnitude_name, peft_name, require_of, require_there
-from mlx_distill.backends.torch.flash import adds_wide
 from mlx_distill.backends.torch.packed import PackedLinear
+from mlx_distill.backends.torch.wide import product
 
 Linears = dict[str, nn.Linear]
 """The base's own projections by path, such as model.layers.0.self_attn.q_proj."""
@@ -158,11 +158,11 @@ class _Delta(torch.autograd.Function):
         mask = None if ctx.key is None else _mask(x, ctx.key, ctx.dropout)
         dx = da = db = None
         if of_b:
-            db = float_product(dy.T, h).mul_(ctx.scale)
+            db = product(dy.T, h).mul_(ctx.scale)
         if of_a or of_x:
             dh = (dy @ b).mul_(ctx.scale)
         if of_a:
-            da = float_product(dh.T, x if mask is None else x * mask)
+            da = product(dh.T, x if mask is None else x * mask)
         if of_x:
             dx = dh @ a if mask is None else (dh @ a).mul_(mask)
         return dy if of_y else None, dx, da, db, None, None, None, None, None
@@ -201,16 +201,6 @@ def kept() -> Iterator[None]:
     """What is computed here is a constant of backward passes to come, even where it is a session that needs it first."""
     with torch.inference_mode(False), torch.no_grad():
         yield
-
-
-def float_product(one: Tensor, other: Tensor) -> Tensor:
-    """A matmul whose sums stay float32 to the end: over many tokens, half precision would round them, or overflow."""
-    if one.dtype == torch.float32:
-        return one @ other
-    if adds_wide(one.device, one.dtype):
-        out: Tensor = torch.mm(one, other, out_dtype=torch.float32)
-        return out
-    return one.float() @ other.float()
 
 
 def _mask(x: Tensor, key: tuple[int, int], dropout: float) -> Tensor:

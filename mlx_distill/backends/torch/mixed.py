@@ -27,8 +27,9 @@ from mlx_distill.backends.rows.asked import Asked
 from mlx_distill.backends.rows.batch import Places
 from mlx_distill.backends.rows.growth import Growth
 from mlx_distill.backends.rows.within import require_within
-from mlx_distill.backends.torch.attention import Layout, attended, merged, over, tile
-from mlx_distill.backends.torch.flash import kernel_of
+from mlx_distill.backends.torch.attention import Layout, attended, merged
+from mlx_distill.backends.torch.choice import kernel_of, over
+from mlx_distill.backends.torch.flash import tile
 from mlx_distill.backends.torch.model import Layer, Model
 from mlx_distill.backends.torch.together import Together, runs_together
 from mlx_distill.backends.torch.upload import uploaded

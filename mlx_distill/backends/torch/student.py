@@ -17,8 +17,10 @@ from mlx_distill.backends import allocation
 from mlx_distill.backends.base import Capacity, LoraShape
 from mlx_distill.backends.rows.batch import Lessons
 from mlx_distill.backends.student import AdapterStudent, Sums, Weights
-from mlx_distill.backends.torch import attention, kernels, lora, loss, together
+from mlx_distill.backends.torch import kernels, lora, loss
+from mlx_distill.backends.torch.choice import flash_for
 from mlx_distill.backends.torch.decoder import prefix_states
+from mlx_distill.backends.torch.flash import tile
 from mlx_distill.backends.torch.gradient import Gradient, row_losses
 from mlx_distill.backends.torch.kernels.routes import BLOCK_BYTES
 from mlx_distill.backends.torch.loss import nlls
@@ -43,9 +45,9 @@ HEAD = 128
 
 def working(device: torch.device, dtype: torch.dtype) -> Device:
     """How computing takes memory, for `models.estimates`."""
-    kind, flash = device.type, attention.flash_for(device, dtype, HEAD)
+    kind, flash = device.type, flash_for(device, dtype, HEAD)
     return Device(
-        dtype.itemsize, attention.tile(device), loss.LOGITS[kind], attention=dtype.itemsize, forward=FORWARD[kind],
+        dtype.itemsize, tile(device), loss.LOGITS[kind], attention=dtype.itemsize, forward=FORWARD[kind],
         passes=2, fused=flash is not None, eager=True, block=BLOCK_BYTES[kind], counted=kind == "cuda",
     )  # fmt: skip
 
@@ -158,4 +160,4 @@ class TorchStudent(AdapterStudent[Trained, Tensor]):
         return 0  # nothing is traced here: kernels are compiled once for each kind of shape, outside of steps' graphs
 
     def notes(self) -> list[str]:
-        return [*kernels.notes(), *attention.notes(), *together.notes()]
+        return kernels.notes()

@@ -1,7 +1,7 @@
 """Rows that go on, of all cohorts together: on a GPU, by the kernels of `kernels.ragged`, once these have been right there.
 
 They are proved against plain PyTorch, on a few rows of heads like the model's, the first time that they are asked for. Where they fail to
-compile, to run or to agree, cohorts are computed one after another (`mixed`), and `notes` says so.
+compile, to run or to agree, cohorts are computed one after another (`mixed`), and `kernels.notes` says so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlx_distill.backends.rows.asked import Asked
-from mlx_distill.backends.torch.flash import native, over
+from mlx_distill.backends.torch.choice import native, over
+from mlx_distill.backends.torch.kernels import proof
 from mlx_distill.backends.torch.kernels.routes import has_kernels
 from mlx_distill.backends.torch.model import Layer, Model
 from mlx_distill.backends.torch.pieces import TOGETHER, Pieces
@@ -26,8 +27,6 @@ ALIGNED = 8
 CLOSE = 3e-2
 """Of 16-bit numbers, relative to the largest, as in `flash`; of float32 a thousandth of it."""
 Cohorts = Sequence[tuple[slice, slice, Asked[Tensor]]]
-
-_failed: list[str] = []
 
 
 class Together:
@@ -58,22 +57,16 @@ def runs_together(model: Model) -> bool:
     return proved(model.device, model.dtype, layer.heads, layer.kv_heads, layer.width, layer.cap)
 
 
-def notes() -> list[str]:
-    """What a user should know of it; nothing where all is well."""
-    return list(_failed)
-
-
 @cache
 def proved(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, width: int, cap: float | None) -> bool:
-    try:
-        layer = Layer(None, heads, kv_heads, width, width**-0.5, cap, None)
+    layer = Layer(None, heads, kv_heads, width, width**-0.5, cap, None)
+    limit = CLOSE if dtype.itemsize == 2 else CLOSE / 1000
+
+    def wrong() -> str | None:
         worst = max(difference(layer, device, dtype, queries) for queries in (1, max(2, TOGETHER // (heads // kv_heads))))
-        reason = None if worst <= (CLOSE if dtype.itemsize == 2 else CLOSE / 1000) else f"it differs by {worst:.1e}"
-    except Exception as error:  # of Triton, its compiler, the driver: whatever it is, there is another way
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    if reason is not None:
-        _failed.append(f"the kernel for rows that go on is not used: {reason}; they are computed cohort by cohort, which is slower")
-    return reason is None
+        return f"it differs by {worst:.1e}" if worst > limit else None
+
+    return proof.holds(f"the kernel for rows that go on (without it they are computed cohort by cohort), on {proof.called(device)},", wrong)
 
 
 def difference(layer: Layer, device: torch.device, dtype: torch.dtype, queries: int) -> float:

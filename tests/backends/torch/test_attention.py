@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 
 from mlx_distill.backends.rows.batch import Places
-from mlx_distill.backends.torch import flash
-from mlx_distill.backends.torch.attention import Layout, attended, merged, over
+from mlx_distill.backends.torch import choice, flash
+from mlx_distill.backends.torch.attention import Layout, attended, merged
+from mlx_distill.backends.torch.choice import over
 from mlx_distill.backends.torch.flash import CpuFlash, CudaFlash, Kernel, Plain
+from mlx_distill.backends.torch.kernels import proof
 from mlx_distill.backends.torch.model import Layer
 
 CPU = torch.device("cpu")
@@ -127,7 +130,7 @@ def test_the_rows_last_tokens_are_what_cudas_kernel_is_asked_for(read: bool) -> 
 
 
 def test_what_cudas_kernel_is_asked_for_is_proved_at_every_width() -> None:
-    assert all(flash._proved(ByCuda, CPU, torch.float32, width) for width in (16, 24)), flash.notes()
+    assert all(choice._proved(ByCuda, CPU, torch.float32, width) for width in (16, 24)), proof.notes()
 
 
 def test_cudas_kernel_is_called_as_pytorch_declares_it() -> None:
@@ -156,13 +159,15 @@ def test_a_kernel_that_is_wrong_or_does_not_run_is_not_used_and_that_is_said(mon
         def back(self, *given, **named):  # type: ignore[no-untyped-def]
             raise NotImplementedError("no kernel\nhere")
 
-    monkeypatch.setattr(flash, "_NOTES", [])
-    assert not flash._proved(Wrong, CPU, torch.float32)
-    assert not flash._proved(Missing, CPU, torch.float32)
-    assert flash._proved(CpuFlash, CPU, torch.float32)
-    wrong, missing = flash.notes()
-    assert "Wrong is off by" in wrong
-    assert "Missing does not run here (no kernel)" in missing
+    monkeypatch.setattr(proof, "_failed", {})
+    assert not choice._proved(Wrong, CPU, torch.float32)
+    assert not choice._proved(Missing, CPU, torch.float32)
+    assert choice._proved(CpuFlash, CPU, torch.float32)
+    wrong, missing = proof.notes()
+    assert re.match(
+        r"Wrong, attention for heads of 16, on cpu, is not used: it differs by \d\.\de-02; plain PyTorch takes its place", wrong
+    )
+    assert missing.startswith("Missing, attention for heads of 16, on cpu, is not used: NotImplementedError: no kernel; plain PyTorch")
 
 
 def kernels() -> list[Kernel]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mlx_distill.backends.torch import mixed, pieces, together
+from mlx_distill.backends.torch.kernels import proof
 from mlx_distill.backends.torch.model import Layer
 from tests.backends import plain
 from tests.backends.sides import SIDES
@@ -71,7 +72,7 @@ def test_many_queries_over_many_keys_are_cut(base: MakeBase, at_once: list[int],
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_kernels_are_proved_on_shapes_that_no_tile_divides(dtype: Any) -> None:
     for heads, kv_heads, width, cap in ((4, 2, 24, None), (7, 1, 16, 5.0)):
-        assert together.proved(DEVICE, dtype, heads, kv_heads, width, cap), together.notes()
+        assert together.proved(DEVICE, dtype, heads, kv_heads, width, cap), proof.notes()
 
 
 def test_a_kernel_that_is_wrong_is_not_used_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +80,7 @@ def test_a_kernel_that_is_wrong_is_not_used_and_that_is_said(monkeypatch: pytest
 
     right = ragged.attended
     monkeypatch.setattr(ragged, "attended", lambda *arguments, **named: right(*arguments, **named) * 1.1)
-    monkeypatch.setattr(together, "_failed", [])
+    monkeypatch.setattr(proof, "_failed", {})
     assert not together.proved(DEVICE, torch.float32, 2, 1, 16, None)
-    (note,) = together.notes()
+    (note,) = proof.notes()
     assert "it differs by" in note and "cohort by cohort" in note

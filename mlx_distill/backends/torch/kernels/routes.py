@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlx_distill.backends.torch.flash import native
+from mlx_distill.backends.torch.choice import native
 from mlx_distill.backends.torch.kernels import plain, proof
 from mlx_distill.backends.torch.kernels.plain import Packed
 
