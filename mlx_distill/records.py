@@ -129,7 +129,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One answer. `probabilities` has, for every field with a closed set of values, each value's probability in the order of the set."""
+    """One answer. `probabilities` has, for every field with a closed set of values, each value's probability in the order of the set.
+
+    Where a calibration was applied, `confidence` and `probabilities` are what it made of `raw`, the student's own.
+    """
 
     id: str
     answer: Mapping[str, Value]
@@ -140,3 +143,11 @@ class Prediction:
     trimmed: bool = False
     tokens: int = 0
     """Tokens forwarded for this row, the shared prefix not counted."""
+    raw: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """As `probabilities`, before calibration; empty where none was applied."""
+    sure: float | None = None
+    """How sure the whole row is, 0 to 1: what is held against the threshold of deferral. None: nothing is deferred."""
+    defer: bool = False
+    """Less sure than the threshold: it goes back to the judge, or to a person."""
+    sets: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    """Conformal: the choices that the judge's is among, or of a score the interval [lowest, highest] that it lies in."""

@@ -170,8 +170,9 @@ def _how_many(rows: Sequence[BadRow]) -> str:
 def divide(task: TaskSpec, spec: SplitSpec, rows: Sequence[Example], path: Path) -> dict[str, list[str]]:
     """Ids by train, valid and test. Raises DataError where `group_by` or `stratify_by` names nothing, or nothing is left to learn from."""
     keyed = [SplitRow(row.id, row.text, _key(task, spec.group_by, row, path), _key(task, spec.stratify_by, row, path)) for row in rows]
-    chosen = split(keyed, {"train": spec.train, "valid": spec.valid, "test": spec.test}, spec.seed)
-    empty = [name for name, share in (("train", spec.train), ("valid", spec.valid), ("test", spec.test)) if share and not chosen[name]]
+    shares = spec.shares()
+    chosen = split(keyed, shares, spec.seed)
+    empty = [name for name, share in shares.items() if share and not chosen[name]]
     if empty:
         groups = len({row.group for row in keyed}) if spec.group_by else len(rows)
         what = f"{amount(groups, 'groups')} of {spec.group_by!r}" if spec.group_by else amount(groups, "rows")

@@ -28,7 +28,7 @@ from mlx_distill.evaluation import tables
 from mlx_distill.evaluation.metrics import CLOSED, LABELS, Bools, Column, Floats, Sheet, Tally
 from mlx_distill.recipe.schema import FieldSpec
 from mlx_distill.records import Value
-from mlx_distill.task.fields import limits
+from mlx_distill.task.fields import closed_values, limits
 
 KIND = "evaluation.metrics"
 SMALL = 30
@@ -53,7 +53,20 @@ class Judged:
     answer: Answer | None
     """What the student answered; None: no valid JSON."""
     confidence: Mapping[str, float] = field(default_factory=dict)
-    """The student's probability of its own answer, by field."""
+    """The student's probability of its own answer, by field, calibrated where it can be."""
+    probabilities: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Of each value of a closed field, in the order of `task.fields.closed_values`; calibrated likewise."""
+    raw: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """The same before calibration; empty where there is none."""
+    sure: float | None = None
+    """How sure of the whole row, where rows are deferred."""
+    defer: bool = False
+    sets: Mapping[str, Sequence[Value]] = field(default_factory=dict)
+    """Conformal sets of choices, and intervals [lowest, highest] of scores."""
+    again: Answer = field(default_factory=dict)
+    """The judge's answer when it was asked again."""
+    raters: Mapping[str, Sequence[Value | None]] = field(default_factory=dict)
+    """Other raters' labels, by field, in the order of `FieldSpec.raters`."""
     reference_overall: float | None = None
     overall: float | None = None
     reference_tier: str | None = None
@@ -63,7 +76,15 @@ class Judged:
     nll: float | None = None
     """Nats of the judge's answer, summed over `nll_tokens`."""
     nll_tokens: float | None = None
+    nll_fields: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """(nats, tokens) of each field's value in the judge's answer."""
+    tokens: int | None = None
+    """Tokens that were forwarded to answer it, the shared prefix not counted."""
+    refused: str | None = None
+    """Why there is no answer."""
     text: str = ""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """The columns of the row, for slices."""
 
 
 def judge(
@@ -159,16 +180,19 @@ def main_metric(fields: Fields, known: Mapping[str, Any]) -> str | None:
     return next((name for name in [*order, "accuracy", "dimension_mae", *lists, "valid_json"] if name in known), None)
 
 
-def lay_out(rows: Sequence[Judged], fields: Fields) -> Sheet:
-    """Rows as columns."""
-    tiers = {name: code for code, name in enumerate(dict.fromkeys(t for row in rows for t in (row.reference_tier, row.tier) if t))}
+def lay_out(rows: Sequence[Judged], fields: Fields, tiers: Sequence[str] = ()) -> Sheet:
+    """Rows as columns. `tiers` from the lowest to the highest; one that is seen and not among them comes last."""
+    seen = dict.fromkeys(t for row in rows for t in (row.reference_tier, row.tier) if t)
+    order = tuple(dict.fromkeys([*tiers, *seen]))
+    code = {name: i for i, name in enumerate(order)}
     return Sheet(
         fields={name: _column(rows, name, spec) for name, spec in fields.items()},
         valid=np.array([row.answer is not None for row in rows], dtype=bool),
         reference_overall=_numbers([row.reference_overall for row in rows]),
         overall=_numbers([row.overall for row in rows]),
-        reference_tier=np.array([tiers.get(row.reference_tier or "", -1) for row in rows], dtype=np.int64),
-        tier=np.array([tiers.get(row.tier or "", -1) for row in rows], dtype=np.int64),
+        reference_tier=np.array([code.get(row.reference_tier or "", -1) for row in rows], dtype=np.int64),
+        tier=np.array([code.get(row.tier or "", -1) for row in rows], dtype=np.int64),
+        tiers=order,
         nll=_numbers([row.nll for row in rows]),
         nll_tokens=_numbers([row.nll_tokens for row in rows]),
     )
@@ -205,7 +229,15 @@ def _column(rows: Sequence[Judged], name: str, spec: FieldSpec) -> Column:
         confidence=_numbers([row.confidence.get(name) for row in rows]),
         raw=raw,
         labels=labels,
+        values=_values(closed_values(spec) or [], spec, labels),
+        probabilities=_distributions([row.probabilities.get(name) for row in rows], len(closed_values(spec) or [])),
     )
+
+
+def _distributions(given: Sequence[Sequence[float] | None], values: int) -> Floats:
+    """(rows, values); NaN where a row has none."""
+    none = [math.nan] * values
+    return np.array([none if one is None or len(one) != values else one for one in given], dtype=float).reshape(len(given), values)
 
 
 def _labels(raw: Sequence[tuple[Value | None, Value | None]], spec: FieldSpec) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_distill.evaluation import progression, sections
+from mlx_distill.evaluation import progression
+from mlx_distill.evaluation.sections import answers as sections
 from mlx_distill.evaluation.markup import bdi, esc
 from mlx_distill.evaluation.words import NAMES
 

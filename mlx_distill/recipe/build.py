@@ -43,12 +43,15 @@ class Builder:
         """An instance of the dataclass `kind`, or BROKEN."""
         if not isinstance(node.value, dict):
             return self._wrong(node, path, f"must be a section; got {_shown(node)}", _example(kind))
-        known = [yaml_key(item) for item in dataclasses.fields(kind)]
+        items = dataclasses.fields(kind)
+        known = [yaml_key(item) for item in items if not item.metadata["rest"]]
         for key in node.value:
-            if key not in known:
+            if key not in known and len(known) == len(items):
                 self._wrong(node.value[key], join(path, key), "there is no such setting", _meant(key, known))
         hints = get_type_hints(kind)
-        values = {item.name: self._setting(item, hints[item.name], node, path) for item in dataclasses.fields(kind)}
+        others = dataclasses.replace(node, value={key: child for key, child in node.value.items() if key not in known})
+        values = {item.name: self._setting(item, hints[item.name], node, path) for item in items if not item.metadata["rest"]}
+        values |= {item.name: self._value(hints[item.name], others, path) for item in items if item.metadata["rest"]}
         if any(value is BROKEN for value in values.values()):
             return BROKEN
         self.sections[path] = built = kind(**values)

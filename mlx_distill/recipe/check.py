@@ -66,7 +66,7 @@ def metric_names(task: TaskSpec) -> list[str]:
 def _across(loaded: Loaded) -> Found:
     """What one section says of another, for those that could be built."""
     task, data, base, train = (loaded.sections.get(name) for name in ("task", "data", "base", "train"))
-    targets = loaded.recipe.targets if loaded.recipe is not None else None
+    targets = loaded.recipe.targets.metrics if loaded.recipe is not None else None
     if isinstance(task, TaskSpec):
         yield from _task(task)
     if loaded.recipe is not None and loaded.recipe.answer == "slots":

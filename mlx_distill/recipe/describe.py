@@ -39,7 +39,8 @@ def _section(kind: type[Any], path: str) -> Iterator[str]:
     yield "| setting | value | default | meaning |\n| --- | --- | --- | --- |"
     for item in dataclasses.fields(kind):
         meaning = _cell(item.metadata["meaning"]) + _later(item)
-        yield f"| `{yaml_key(item)}` | {_value(item, hints[item.name])} | {_default(item)} | {meaning} |"
+        key = "(any other)" if item.metadata["rest"] else f"`{yaml_key(item)}`"
+        yield f"| {key} | {_value(item, hints[item.name])} | {_default(item)} | {meaning} |"
     yield ""
     for item in dataclasses.fields(kind):
         inner, name = _inner(hints[item.name])

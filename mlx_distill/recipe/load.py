@@ -19,7 +19,7 @@ from mlx_distill.recipe.schema import Recipe
 from mlx_distill.recipe.yaml import Node, Place
 
 _NAME = re.compile(r"\$\{([^}]*)\}")
-_SOURCES = ("data.source", "data.replay.source")
+_SOURCES = ("data.source", "data.replay.source", "evaluate.again", "robustness.given.*.source", "forgetting.benchmarks.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +88,20 @@ def local(text: str, folder: Path) -> Path | None:
 def _anchored(tree: Node) -> Node:
     """Local paths made absolute. The files of a dataset are always local; a hub id may be the name of a folder."""
     tree = _change(tree, "base.model", _located)
-    for source in _SOURCES:
+    for source in (path for pattern in _SOURCES for path in _matching(tree, pattern)):
         kind = _find(tree, f"{source}.kind")
         hub = kind is None or kind.text == "hf"
         tree = _change(tree, f"{source}.path", _located if hub else _placed)
     return tree
+
+
+def _matching(tree: Node, pattern: str) -> list[str]:
+    """The paths that a pattern with one `*`, a name of the user's, stands for."""
+    head, star, tail = pattern.partition(".*")
+    found = _find(tree, head)
+    if not star:
+        return [pattern]
+    return [f"{head}.{name}{tail}" for name in found.value] if found is not None and isinstance(found.value, dict) else []
 
 
 def _located(node: Node) -> Node:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,22 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
 def recipe_hash(recipe: Recipe) -> str:
     """SHA-256 of the resolved recipe, the same on every machine: of a local path only the last part counts."""
     doc = resolved(recipe)
-    for section in (doc["base"], doc["data"]["source"], doc["data"].get("replay", {}).get("source", {})):
+    for section in (doc["base"], *_files(doc)):
         for key in ("model", "path"):
             if key in section and (Path(section[key]).is_absolute() or section.get("kind", "hf") != "hf"):
                 section[key] = Path(section[key]).name
     # the order of fields is the order of the answer; no other order means anything
     doc["task"]["fields"] = list(doc["task"]["fields"].items())
     return hashlib.sha256(json.dumps(doc, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _files(doc: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every section that names a file."""
+    for value in doc.values():
+        if isinstance(value, dict):
+            if {"kind", "path"} <= value.keys():
+                yield value
+            yield from _files(value)
 
 
 def write_lock(path: Path, recipe: Recipe, *, facts: Mapping[str, Any]) -> None:
@@ -75,10 +84,12 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
 
 
 def _section(section: Any) -> dict[str, Any]:
-    doc = {}
+    doc: dict[str, Any] = {}
     for item in dataclasses.fields(section):
         value = getattr(section, item.name)
-        if value is not None or item.default is not None:
+        if item.metadata["rest"]:
+            doc |= _plain(value)
+        elif value is not None or item.default is not None:
             doc[yaml_key(item)] = _plain(value)
     return doc
 

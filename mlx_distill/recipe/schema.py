@@ -17,6 +17,15 @@ ALL_LINEAR = ("all-linear",)
 """`lora.targets`: every projection of the base's family."""
 
 
+def plain_spelling(text: str) -> str:
+    """What two spellings of one choice have in common: neither case nor white space matter.
+
+    >>> plain_spelling("  EU  Digital Services ACT ")
+    'eu digital services act'
+    """
+    return " ".join(text.casefold().split())
+
+
 def setting(
     default: Any = MISSING,
     meaning: str = "",
@@ -29,16 +38,17 @@ def setting(
     later: tuple[str, ...] | None = None,
     words: tuple[str, ...] = (),
     key: str | None = None,
+    rest: bool = False,
 ) -> Any:
     """A dataclass field with all that is known of it.
 
     `low` and `high` are inclusive limits, `above` an exclusive one. `later`: legal values that do not work yet ("*": any value but the
     default); `check` refuses them as "not supported yet". `words`: what may stand for a whole list, read as the list of that word alone.
-    `key`: its name in YAML, where Python reserves it.
+    `key`: its name in YAML, where Python reserves it. `rest`: a mapping that takes every key of the section which is no setting's name.
     """
     metadata = {
         "meaning": meaning, "unit": unit, "low": low, "high": high, "above": above, "choices": choices, "later": later, "words": words,
-        "key": key,
+        "key": key, "rest": rest,
     }  # fmt: skip
     if isinstance(default, (dict, list)) or (callable(default) and not isinstance(default, str)):
         factory = default if callable(default) else lambda: type(default)(default)
@@ -72,19 +82,25 @@ class FieldSpec:
         choices=("mode", "median", "mean"),
     )
     choices: tuple[str, ...] | None = setting(None, "choice: the legal values; list: the legal items, where they are known")
+    aliases: dict[str, tuple[str, ...]] | None = setting(
+        None, "choice, list: other spellings of its choices, {choice: [spelling, ...]}; case and white space never matter in them"
+    )
+    raters: tuple[str, ...] | None = setting(
+        None, "columns with other raters' labels of the same row (or the judge's, asked again): how far they agree is the ceiling"
+    )
     max_chars: int | None = setting(None, "text: at most so many characters (default 400); list: of one item (default 80)", low=1)
     max_items: int | None = setting(None, "list: at most so many items (default 8)", low=1)
 
     OWN: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "score": ("min", "max", "step", "weight", "gate", "estimate"),
-        "choice": ("choices",),
+        "choice": ("choices", "aliases"),
         "flag": (),
         "text": ("max_chars",),
-        "list": ("choices", "max_chars", "max_items"),
+        "list": ("choices", "aliases", "max_chars", "max_items"),
     }
 
     def problems(self) -> Iterator[Problem]:
-        for name in ("min", "max", "step", "weight", "gate", "estimate", "choices", "max_chars", "max_items"):
+        for name in ("min", "max", "step", "weight", "gate", "estimate", "choices", "aliases", "max_chars", "max_items"):
             if getattr(self, name) is not None and name not in self.OWN.get(self.kind, ()):
                 yield name, f"a {self.kind} has no {name}", f"a {self.kind} takes {', '.join(self.OWN[self.kind]) or 'nothing more'}"
         if self.kind == "choice" and (self.choices is None or len(self.choices) < 2):
@@ -94,6 +110,7 @@ class FieldSpec:
             yield "choices", f"{', '.join(map(repr, twice))} stands twice among the choices", None
         if self.choices is not None and any(choice == "" for choice in self.choices):
             yield "choices", "an empty text is no choice: an empty label means that there is none", None
+        yield from self._alias_problems()
         if self.kind == "score":
             low, high, step = self.min or 0.0, 10.0 if self.max is None else self.max, self.step or 1.0
             if low >= high:
@@ -102,6 +119,17 @@ class FieldSpec:
                 yield "step", f"from {low:g} to {high:g} is no whole number of steps of {step:g}", None
             elif (high - low) / step > 1000:
                 yield "step", f"{round((high - low) / step) + 1} values between {low:g} and {high:g}; at most 1001", "take a larger step"
+
+    def _alias_problems(self) -> Iterator[Problem]:
+        meant: dict[str, str] = {}
+        for choice, spellings in (self.aliases or {}).items():
+            if choice not in (self.choices or ()):
+                yield f"aliases.{choice}", f"{choice!r} is none of the choices", f"there is {', '.join(self.choices or ())}"
+            for spelling in spellings:
+                if (other := meant.setdefault(plain_spelling(spelling), choice)) != choice:
+                    yield f"aliases.{choice}", f"{spelling!r} stands for {other!r} already", "a spelling stands for one choice"
+                if spelling in (self.choices or ()) and spelling != choice:
+                    yield f"aliases.{choice}", f"{spelling!r} is a choice of its own", "leave it out, here or there"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,17 +196,22 @@ class SplitSpec:
     train: float = setting(0.8, "share of the rows that are learned", above=0, high=1)
     valid: float = setting(0.1, "share that chooses the best adapter", low=0, high=1)
     test: float = setting(0.1, "share that is judged once, at the end", low=0, high=1)
+    calibrate: float = setting(
+        0.0, "share that serves nothing but what needs a guarantee: the threshold of targets.defer, sets and intervals", low=0, high=1
+    )
     group_by: str | None = setting(None, "column; rows of one value stay in one split")
     stratify_by: str | None = setting(None, "column, field, or `tier`; every split gets its share of each value")
     seed: int = setting(0, "draws the split; the order of the rows does not matter", low=0)
 
     def problems(self) -> Iterator[Problem]:
-        if abs(self.train + self.valid + self.test - 1) > 1e-6:
-            yield (
-                "",
-                f"the shares sum to {self.train + self.valid + self.test:.4g}; they must sum to 1",
-                "train: 0.8, valid: 0.1, test: 0.1",
-            )
+        if abs((total := sum(self.shares().values())) - 1) > 1e-6:
+            hint = "train: 0.7, valid: 0.1, calibrate: 0.1, test: 0.1" if self.calibrate else "train: 0.8, valid: 0.1, test: 0.1"
+            yield "", f"the shares sum to {total:.4g}; they must sum to 1", hint
+
+    def shares(self) -> dict[str, float]:
+        """By the name of the split; `calibrate` only where it has one."""
+        own = {"calibrate": self.calibrate} if self.calibrate else {}
+        return {"train": self.train, "valid": self.valid, "test": self.test} | own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,9 +363,129 @@ class TrainSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateSpec:
-    slices: tuple[str, ...] = setting((), "columns; each of their values gets a row of its own in the report")
+    slices: tuple[str, ...] = setting(
+        (),
+        "what the report is sliced by: columns, fields, `tier`, `length` (quartiles of the text's), or expressions over them such as "
+        "`year >= 2020`, `quartile(views)`, `'fire' in text`",
+    )
     bootstrap: int = setting(1000, "resamples behind each 95 % interval", low=100)
-    baselines: bool = setting(True, "majority class and TF-IDF + linear model, trained on the same rows")
+    baselines: bool = setting(True, "the most common answer, TF-IDF + linear model, and the untrained base, on the same rows")
+    again: SourceSpec | None = setting(None, "the judge's answers to the same rows, asked again (same `id`): how far it agrees with itself")
+    calibrate: str = setting(
+        "auto",
+        "how confidences are set right, on rows that were not learned. auto: whichever of these predicts best by cross-validation; "
+        "temperature: one number a field; beta: three; isotonic: a staircase; none: as the student says them",
+        choices=("auto", "none", "temperature", "beta", "isotonic"),
+    )
+    coverage: float | None = setting(
+        None, "share of rows whose set of choices, or interval of a score, is to hold the judge's answer: 0.9", above=0, high=0.999
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteSpec:
+    """Rows that someone wrote to try the student, each with a behaviour that is expected of it.
+
+    What is expected stands in `expect`, for all rows, or in a column of that name: `same_answer` (as to the row that the column `of`
+    names), `defer`, `refuse` (no answer, or deferred), `flag: NAME` (that flag is true), `answer` (the labels of the row's own columns).
+    """
+
+    source: SourceSpec = setting(meaning="the rows; they have the columns that the task's template names")
+    expect: str | None = setting(None, "what is expected of every row (default: the column `expect`, else `answer`)")
+    labels: dict[str, str] = setting(dict, "answer: field of the task: the column that its expected value stands in, where that is another")
+    values: dict[str, str] = setting(dict, "answer: what a column's value means as the field's: {hateful: 'true', non-hateful: 'false'}")
+    by: tuple[str, ...] = setting((), "columns; each of their values gets a row of its own: the functional test, the language")
+    rows: int | None = setting(None, "so many rows, drawn evenly over `by` (default: all)", low=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RobustnessSpec:
+    suites: tuple[str, ...] | None = setting(
+        None, "changes that are made to test rows, by name: typos, truncated, ... (default: all that there are)"
+    )
+    rows: int = setting(100, "test rows that each of them is made of", low=1)
+    seed: int = setting(0, "draws the rows and the changes", low=0)
+    given: dict[str, SuiteSpec] = setting(dict, "suites of rows that are there already, under a name of your choice")
+    max_flip_rate: float | None = setting(None, "a suite that is to change no answer and flips more than this share fails", low=0, high=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioSpec:
+    """One text with gaps, and what fills them in turn: answers are to be the same whatever does."""
+
+    row: dict[str, str] = setting(meaning="the columns of the row, each a template: {text: 'Fire near {place}, {people} cannot leave'}")
+    variants: dict[str, tuple[str, ...]] = setting(meaning="what fills each gap: {place: [a wealthy Athens neighbourhood, a village]}")
+
+    def problems(self) -> Iterator[Problem]:
+        for gap, fillings in self.variants.items():
+            if len(fillings) < 2:
+                yield f"variants.{gap}", "what is compared needs at least two variants", f"{gap}: [one, other]"
+            if not any(f"{{{gap}}}" in template for template in self.row.values()):
+                yield f"variants.{gap}", f"no template of the row has the gap {{{gap}}}", None
+        if not self.variants:
+            yield "variants", "a scenario needs at least one gap", "variants: {place: [one, other]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FairnessSpec:
+    scenarios: dict[str, ScenarioSpec] = setting(dict, "counterfactuals, under a name of your choice")
+    groups: tuple[str, ...] = setting((), "columns of the labelled rows; accuracy and error rates of their values are compared")
+    max_gap: float = setting(0.1, "largest difference that passes, of groups as of variants: a share; for a score, of its range", low=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkSpec:
+    kind: str = setting(meaning="the public format", choices=("mmlu", "bbh", "truthfulqa", "humaneval"))
+    path: str = setting(meaning="its file; relative to the recipe")
+    floor: float | None = setting(
+        None, "least share of right answers (default: MMLU 0.6, BBH 0.5, TruthfulQA 0.5, HumanEval 0.3)", low=0, high=1
+    )
+    rows: int | None = setting(None, "so many rows, drawn evenly over the tasks (default: all)", low=1)
+    shots: int = setting(0, "examples before each question, where the file has some to spare", low=0, high=8)
+    run_code: bool = setting(False, "humaneval: run what the student writes, in a process of its own with limits; else it is not judged")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgettingSpec:
+    """What the base could do, and the student still can: both answer the same general questions."""
+
+    benchmarks: dict[str, BenchmarkSpec] = setting(meaning="general benchmarks, under a name of your choice")
+    max_drop: float = setting(0.05, "the student may lose at most this share of right answers", low=0, high=1)
+    seed: int = setting(0, "draws the rows", low=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportSpec:
+    show_texts: bool = setting(
+        True, "false: no text of a row, and no text that was answered, stands in the report or in a bundle", key="texts"
+    )
+    worst: int = setting(20, "disagreements that are shown", low=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeferSpec:
+    """A row of which the student is less sure than a threshold goes back to the judge, or to a person.
+
+    The threshold is the lowest at which the rows that are kept are wrong in at most `max_error` of the cases, with certainty `level`,
+    found on the rows of data.split.calibrate. Where no threshold can promise that, every row is deferred.
+    """
+
+    max_error: float = setting(meaning="share of the kept rows that may be wrong", above=0, high=1)
+    level: float = setting(0.9, "how certain that has to be", above=0.5, high=0.9999)
+    of: str | None = setting(
+        None,
+        "what is wrong: another `tier`, an `overall` that is further off than `within`, an `answer` with any closed field wrong, or one "
+        "field by its name (default: the tier where there are tiers, the overall where there is one, else the answer)",
+    )
+    within: float = setting(1.0, "overall, and scores: points that they may be off", low=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetsSpec:
+    """`accuracy.urgent: 0.9` and the like: any metric of the report. With one missed, the command ends with code 3."""
+
+    defer: DeferSpec | None = setting(None, "hand back what the student is not sure enough of, with a guarantee for the rest")
+    metrics: dict[str, float] = setting(dict, "metric: the value to reach", rest=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,5 +501,9 @@ class Recipe:
         "json: written field after field; slots: every score, choice and flag read at once, texts and lists written after them",
         choices=("json", "slots"),
     )
-    evaluate: EvaluateSpec = setting(EvaluateSpec, "what the report shows")
-    targets: dict[str, float] = setting(dict, "metric: the value to reach")
+    evaluate: EvaluateSpec = setting(EvaluateSpec, "how the student is judged")
+    robustness: RobustnessSpec | None = setting(None, "what becomes of its answers when texts are typed badly, cut, contradicted, ...")
+    fairness: FairnessSpec | None = setting(None, "whether like cases get like answers, whoever they are about")
+    forgetting: ForgettingSpec | None = setting(None, "what of the base's general ability is left")
+    report: ReportSpec = setting(ReportSpec, "what the report shows")
+    targets: TargetsSpec = setting(TargetsSpec, "what has to be reached")

@@ -21,7 +21,7 @@ from mlx_distill.recipe.schema import Recipe
 
 MAY_CHANGE = (
     "train.epochs", "train.early_stopping", "train.checkpoint_every", "train.sample_every", "train.max_skipped",
-    "train.memory_limit", "train.checkpoint_activations", "targets", "evaluate", "name",
+    "train.memory_limit", "train.checkpoint_activations", "targets", "evaluate", "robustness", "fairness", "forgetting", "report", "name",
 )  # fmt: skip
 """What a resumed run may ask for anew: nothing that has been computed depends on it.
 

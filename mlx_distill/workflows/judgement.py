@@ -101,7 +101,7 @@ class Judgement:
             name=recipe.name,
             run=str(self._run.path),
             report=str(html),
-            targets=recipe.targets,
+            targets=recipe.targets.metrics,
             slices=spec.slices,
             bootstrap=spec.bootstrap,
             seed=recipe.train.seed,

@@ -7,7 +7,7 @@ import pytest
 
 from mlx_distill.recipe.build import Builder
 from mlx_distill.recipe.load import Loaded, load
-from mlx_distill.recipe.schema import LoraSpec, Recipe, setting
+from mlx_distill.recipe.schema import LoraSpec, Recipe, TargetsSpec, setting
 from mlx_distill.recipe.yaml import parse
 
 MINIMAL = """\
@@ -379,6 +379,7 @@ def test_a_hub_id_stays_what_it_is(tmp_path: Path) -> None:
 def test_set_changes_one_setting(tmp_path: Path, text: str, value: object) -> None:
     found: object = recipe_of(written(tmp_path, MINIMAL), text)
     for key in text.partition("=")[0].split("."):
+        found = found.metrics if isinstance(found, TargetsSpec) else found
         found = found[key] if isinstance(found, dict) else getattr(found, key)
     assert getattr(found, "choices", found) == value
 

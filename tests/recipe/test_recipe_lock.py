@@ -24,6 +24,7 @@ from mlx_distill.recipe.schema import (
     ScheduleSpec,
     SourceSpec,
     StoppingSpec,
+    TargetsSpec,
     TaskSpec,
     TrainSpec,
 )
@@ -90,7 +91,7 @@ recipes = st.builds(
         memory_limit=maybe() | positive,
     ),
     evaluate=st.builds(EvaluateSpec, slices=st.lists(texts).map(tuple), baselines=st.booleans()),
-    targets=st.dictionaries(names, numbers, max_size=3),
+    targets=st.builds(TargetsSpec, metrics=st.dictionaries(names.filter(lambda name: name != "defer"), numbers, max_size=3)),
 )
 
 
@@ -162,13 +163,18 @@ def test_the_order_of_fields_matters_and_that_of_targets_does_not() -> None:
     turned = replace(RECIPE, task=replace(RECIPE.task, fields=dict(reversed(fields.items()))))
     assert recipe_hash(turned) != recipe_hash(RECIPE)
     assert differences(RECIPE, turned) == ["task.fields: the order a, b -> b, a"]
-    one, other = replace(RECIPE, targets={"x": 1.0, "y": 2.0}), replace(RECIPE, targets={"y": 2.0, "x": 1.0})
+    one, other = (
+        replace(RECIPE, targets=TargetsSpec(metrics={"x": 1.0, "y": 2.0})),
+        replace(RECIPE, targets=TargetsSpec(metrics={"y": 2.0, "x": 1.0})),
+    )
     assert recipe_hash(one) == recipe_hash(other)
     assert differences(one, other) == []
 
 
 def test_differences_name_each_setting() -> None:
-    new = replace(RECIPE, train=TrainSpec(epochs=5, clip_norm=None, early_stopping=StoppingSpec()), targets={"accuracy": 0.9})
+    new = replace(
+        RECIPE, train=TrainSpec(epochs=5, clip_norm=None, early_stopping=StoppingSpec()), targets=TargetsSpec(metrics={"accuracy": 0.9})
+    )
     assert differences(RECIPE, new) == [
         "train.epochs: 3 -> 5",
         "train.clip_norm: 1.0 -> none",

@@ -11,7 +11,18 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from mlx_distill.errors import DataError, OutputError, RecipeError
-from mlx_distill.recipe.schema import BaseSpec, DataSpec, FieldSpec, LoraSpec, Recipe, ReplaySpec, SourceSpec, StoppingSpec, TaskSpec
+from mlx_distill.recipe.schema import (
+    BaseSpec,
+    DataSpec,
+    FieldSpec,
+    LoraSpec,
+    Recipe,
+    ReplaySpec,
+    SourceSpec,
+    StoppingSpec,
+    TargetsSpec,
+    TaskSpec,
+)
 from mlx_distill.training.run import MAY_CHANGE, PLACES, Run
 
 RECIPE = Recipe(
@@ -59,7 +70,7 @@ def test_a_damaged_split_is_named(run: Run) -> None:
     "changed",
     [
         replace(RECIPE, train=replace(RECIPE.train, epochs=9, early_stopping=StoppingSpec(patience=2), memory_limit=4.0)),
-        replace(RECIPE, targets={"accuracy": 0.9}, name="other"),
+        replace(RECIPE, targets=TargetsSpec(metrics={"accuracy": 0.9}), name="other"),
         replace(RECIPE, train=replace(RECIPE.train, checkpoint_every=7)),
         replace(RECIPE, data=DataSpec(source=SourceSpec(kind="jsonl", path="/elsewhere/same rows.jsonl"))),
         replace(RECIPE, base=BaseSpec(model="/a/copy/of/the/model")),

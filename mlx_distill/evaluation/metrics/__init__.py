@@ -13,7 +13,7 @@ few additions, and a thousand resamples are one product of matrices. Metrics see
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -46,6 +46,10 @@ class Column:
     raw: Sequence[tuple[Value | None, Value | None]]
     """(judge's, student's) as they came."""
     labels: tuple[str, ...] = ()
+    values: Floats = field(default_factory=lambda: np.zeros(0))
+    """Of a closed field (k,): what each of `probabilities` is of. A score's numbers; of names their indices into `labels`."""
+    probabilities: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    """(rows, k), NaN where a row has none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +63,8 @@ class Sheet:
     overall: Floats
     reference_tier: NDArray[np.int64]
     tier: NDArray[np.int64]
+    tiers: tuple[str, ...]
+    """From the lowest to the highest, as far as they were seen or are known; codes count along it."""
     nll: Floats
     """Nats of the row's reference answer, summed over `nll_tokens`."""
     nll_tokens: Floats
