@@ -146,7 +146,7 @@ class Prediction:
     raw: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """As `probabilities`, before calibration; empty where none was applied."""
     sure: float | None = None
-    """How sure the whole row is, 0 to 1: what is held against the threshold of deferral. None: nothing is deferred."""
+    """How sure the whole row is, 0 to 1: what is held against the threshold of deferral. None: there is none, or nothing is known."""
     defer: bool = False
     """Less sure than the threshold: it goes back to the judge, or to a person."""
     sets: Mapping[str, Sequence[Value]] = field(default_factory=dict)

@@ -44,6 +44,8 @@ HEAVY = (
     "transformers",
     "sklearn",
     "scipy",
+    "matplotlib",
+    "playwright",
     "datasets",
     "pyarrow",
     "pandas",
@@ -57,6 +59,8 @@ HEAVY = (
 """Slow to import: inside functions only, outside the backends."""
 STAGES = ("convert", "training", "inference", "oracle", "evaluation", "bundle")
 """They meet on disk."""
+SCHEMAS = "recipe/schema/"
+"""Where settings are declared."""
 TENSORS_ALONE = ("recipe", "task", "data", "observe")
 """What a backend may not know: it adds tensors, nothing else."""
 EFFECTS = re.compile(
@@ -265,9 +269,12 @@ def a_setting_is_declared_once(sources: Sources) -> Iterator[str]:
     A default that means "nothing" (None, 0, False, "") may be repeated. A `setting` outside a class is another function: the
     command line's, say.
     """
-    defaults = _declared(sources.get("recipe/schema.py", ""))
+    defaults: dict[str, set[object]] = {}
+    for path in (path for path in sources if path.startswith(SCHEMAS)):
+        for name, declared in _declared(sources[path]).items():
+            defaults.setdefault(name, set()).update(declared)
     for path, source in sources.items():
-        if path == "recipe/schema.py":
+        if path.startswith(SCHEMAS):
             continue
         for node in ast.walk(parse(source)):
             for name, value in _with_defaults(node):
@@ -493,7 +500,7 @@ CASES = [pytest.param(rule, *case, id=f"{rule.__name__}-{i}") for rule, cases in
 
 @pytest.mark.parametrize(("rule", "path", "source", "expected"), CASES)
 def test_a_broken_rule_is_found_on_its_line(rule: Rule, path: str, source: str, expected: str) -> None:
-    [found] = rule({"recipe/schema.py": SCHEMA, path: source})
+    [found] = rule({"recipe/schema/task.py": SCHEMA, path: source})
     assert found.startswith(f"{path}:{expected}")
 
 
@@ -577,7 +584,7 @@ from mlx_distill.errors import OutputError
 def write_text(path, temporary):
     temporary.replace(path)
 """,
-    "recipe/schema.py": SCHEMA,
+    "recipe/schema/task.py": SCHEMA,
     "training/loop.py": """
 class Loop:
     epochs: int

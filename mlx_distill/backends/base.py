@@ -82,6 +82,10 @@ class Capacity:
     """Tokens, of all rows together, whose keys and values are kept."""
 
 
+BARE = ""
+"""Instead of an adapter's name: the base as it was."""
+
+
 class Session(Protocol):
     """Rows being answered after one shared prefix. A row's handle is an int that is never used twice.
 
@@ -179,8 +183,12 @@ class Student(Protocol):
         """
         ...
 
-    def loss(self, groups: Sequence[Group]) -> dict[str, LossSum]:
-        """The loss of each row, by its id, without dropout."""
+    def loss(self, groups: Sequence[Group], *, adapter: str | None = None) -> dict[str, LossSum]:
+        """The loss of each row, by its id, without dropout. `adapter`: as of a session."""
+        ...
+
+    def nlls(self, groups: Sequence[Group]) -> dict[str, NDArray[np.float32]]:
+        """Nats of each target of each row, (k,) unweighted, by the row's id, without dropout. In one process alone."""
         ...
 
     def save_state(self, folder: Path) -> None:
@@ -194,7 +202,10 @@ class Student(Protocol):
         ...
 
     def session(self, prefix: Ids, *, adapter: str | None = None) -> Session:
-        """Answer rows behind a prefix (which may be empty)."""
+        """Answer rows behind a prefix (which may be empty). `adapter`: a name that it was opened with; None: its own, that in training
+        or the only one; BARE: the base without any. Raises BackendError for a name that is not open, and for the base of a student all
+        of whose weights were trained.
+        """
         ...
 
     def capacity(self) -> Capacity:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlx_distill.backends import full
 from mlx_distill.backends import lora as adapters
-from mlx_distill.backends.base import LoraShape, Ranks
+from mlx_distill.backends.base import BARE, LoraShape, Ranks
 from mlx_distill.errors import BackendError
 from mlx_distill.records import Group, LossSum, Step
 
@@ -82,6 +82,8 @@ class AdapterStudent(ABC, Generic[Wear, Array]):
         self._worn: Wear | None = None
         self._trained: dict[str | None, Wear | None] = {name: self._open(folder, len(folders) == 1) for name, folder in folders.items()}
         self._trained[None] = next(iter(self._trained.values())) if len(self._trained) == 1 else None
+        self._keeps_base = len(folders) != 1 or not full.is_full(next(iter(folders.values())))
+        self._trained[BARE] = None
         self._joined: Ranks | None = None
         self._recompute, self._seed = False, 0
 
@@ -122,8 +124,10 @@ class AdapterStudent(ABC, Generic[Wear, Array]):
 
     def _require_opened(self, adapter: str | None) -> None:
         """Raises BackendError for a name that nothing was opened under."""
+        if adapter == BARE and not self._keeps_base:
+            raise BackendError("all weights were trained: the base as it was is not in memory", hint="open the base by itself")
         if adapter not in self._trained:
-            named = ", ".join(name for name in self._trained if name is not None)
+            named = ", ".join(name for name in self._trained if name)
             raise BackendError(f"no adapter named {adapter!r} was opened", hint=f"there is {named}" if named else "open the base with it")
 
     def _wear(self, adapter: str | None) -> None:
@@ -163,7 +167,9 @@ class AdapterStudent(ABC, Generic[Wear, Array]):
     def _begun(self, shape: LoraShape | None, initial: Weights | None, seed: int) -> Wear:
         if shape is None:
             self._strip()
-            whole = self._whole(alone=not self._trained.keys() - {None})
+            alone = not self._trained.keys() - {None, BARE}
+            whole = self._whole(alone=alone)
+            self._keeps_base = not alone
             if initial is not None:
                 whole.fill(initial)
             return whole

@@ -22,6 +22,9 @@ COMMANDS = {
     "train": "train",
     "evaluate": "evaluate",
     "infer": "infer",
+    "compare": "compare",
+    "sweep": "sweep",
+    "learning-curve": "learning_curve",
     "bundle": "bundle",
     "adapter": "adapter",
 }

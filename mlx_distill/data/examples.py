@@ -16,10 +16,10 @@ from mlx_distill.catalog import nearest
 from mlx_distill.data.read import read
 from mlx_distill.data.seen import Seen
 from mlx_distill.data.sources import SourceRow
-from mlx_distill.data.split import SplitRow, split
+from mlx_distill.data.split import SplitRow, keyed_hash, split
 from mlx_distill.errors import DataError
 from mlx_distill.observe.progress import amount
-from mlx_distill.recipe.schema import DataSpec, SourceSpec, SplitSpec, TaskSpec
+from mlx_distill.recipe.schema import DataSpec, SourceSpec, SplitSpec, TakeSpec, TaskSpec
 from mlx_distill.records import BadRow, Example
 from mlx_distill.task import rubric
 from mlx_distill.task.fields import ABSENT, follow, labels
@@ -182,6 +182,17 @@ def divide(task: TaskSpec, spec: SplitSpec, rows: Sequence[Example], path: Path)
             hint="more rows, or other shares in data.split",
         )
     return chosen
+
+
+def taken(ids: Sequence[str], spec: TakeSpec | None, path: Path) -> list[str]:
+    """Some of the ids, in their own order; of one seed, those of a smaller number are among those of a larger. Raises DataError."""
+    if spec is None:
+        return list(ids)
+    if spec.rows > len(ids):
+        hint = "take fewer, or leave it out"
+        raise DataError(f"data.take.rows is {spec.rows:,}, and {amount(len(ids), 'rows')} train", file=path, hint=hint)
+    chosen = set(sorted(ids, key=lambda name: keyed_hash(spec.seed, "take", name))[: spec.rows])
+    return [name for name in ids if name in chosen]
 
 
 def _key(task: TaskSpec, name: str | None, row: Example, path: Path) -> str | None:

@@ -57,7 +57,7 @@ def _visited(units: Iterable[list[SplitRow]], smallest: float, seed: int) -> lis
     def place(unit: list[SplitRow]) -> tuple[int, bytes, list[str]]:
         ids = sorted(row.id for row in unit)
         # The ids themselves decide between two units that hash alike, as ids with NUL in them can.
-        return -len(unit) if len(unit) > smallest else 0, _hash(seed, *ids), ids
+        return -len(unit) if len(unit) > smallest else 0, keyed_hash(seed, *ids), ids
 
     return sorted(units, key=place)
 
@@ -94,5 +94,6 @@ def _units(rows: Sequence[SplitRow]) -> Iterable[list[SplitRow]]:
     return units.values()
 
 
-def _hash(seed: int, *parts: str) -> bytes:
+def keyed_hash(seed: int, *parts: str) -> bytes:
+    """What draws rows without a generator: it depends on the seed and on the row, and on no other row."""
     return hashlib.sha256("\0".join((str(seed), *parts)).encode("utf-8", "surrogatepass")).digest()

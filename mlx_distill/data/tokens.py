@@ -5,7 +5,7 @@ It joins `task.prompt` and a plan of answers; it knows nothing of models, batche
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -34,6 +34,8 @@ class Lesson:
     trimmed: bool
     prompt: int
     """Tokens of the prompt, the prefix included."""
+    field: Sequence[str | None] = ()
+    """The field whose value each target decides; None for text that is fixed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def _lesson(name: str, prompt: Ids, taught: Taught, prefix: Ids, trimmed: bool) 
     tokens = np.concatenate([prompt, taught.inputs]).astype(np.int32)[start:]
     read_at = (len(prompt) - 1 - start + taught.read).astype(np.int32)
     row = TokenRow(name, tokens, read_at, taught.targets, taught.weight, taught.allowed)
-    return Lesson(row, shared, trimmed, len(prompt))
+    return Lesson(row, shared, trimmed, len(prompt), taught.field)
 
 
 def begins_with(prompt: Ids, prefix: Ids) -> bool:

@@ -1,4 +1,4 @@
-"""Tables that stand beside the figures of one field: confusion, bias, reliability of its confidence. It sees one column at a time."""
+"""Tables that stand beside the figures: of a field its confusion, bias and the reliability of its confidence; of all rows their tiers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_distill.evaluation.metrics import Column, Floats, ratio
+from mlx_distill.evaluation.metrics import Column, Floats, Sheet, ratio
 from mlx_distill.evaluation.metrics import ece as calibration
 
 
@@ -17,7 +17,7 @@ def confusion(column: Column) -> dict[str, Any]:
     Precision, recall and F1 are None where nothing is there to divide by.
     """
     size = len(column.labels)
-    both = column.labelled & column.answered
+    both = column.both
     matrix = np.zeros((size, size), dtype=int)
     np.add.at(matrix, (column.reference[both].astype(int), column.answer[both].astype(int)), 1)
     unanswered = np.bincount(column.reference[column.labelled & ~column.answered].astype(int), minlength=size)
@@ -35,7 +35,7 @@ def confusion(column: Column) -> dict[str, Any]:
 
 def bias(column: Column) -> dict[str, Any]:
     """Over the rows with both numbers; bias is student − judge."""
-    both = column.labelled & column.answered
+    both = column.both
     if not both.any():
         return {"n": 0, "reference_mean": None, "student_mean": None, "bias": None}
     judge, student = float(column.reference[both].mean()), float(column.answer[both].mean())
@@ -44,7 +44,7 @@ def bias(column: Column) -> dict[str, Any]:
 
 def reliability(column: Column) -> list[dict[str, Any]]:
     """The ten bins of `ece`: how sure the student was on average, and how often right."""
-    counted = column.labelled & column.answered & ~np.isnan(column.confidence)
+    counted = column.both & ~np.isnan(column.confidence)
     sure, right = column.confidence[counted], column.right[counted]
     member = calibration.bin_of(sure)
     n, said, was = (np.bincount(member, weights=w, minlength=calibration.BINS) for w in (None, sure, right.astype(float)))
@@ -52,6 +52,29 @@ def reliability(column: Column) -> list[dict[str, Any]]:
         {"low": i / calibration.BINS, "high": (i + 1) / calibration.BINS, "n": int(n[i]), "confidence": confidence, "right": share}
         for i, (confidence, share) in enumerate(zip(_known(ratio(said, n)), _known(ratio(was, n)), strict=True))
     ]
+
+
+def tiers(sheet: Sheet) -> dict[str, Any] | None:
+    """How many rows each side puts where; None where there are no tiers.
+
+    `names` from the lowest to the highest (`ordered`: as far as that is known of all). `matrix[i][j]`: rows that the judge puts into tier
+    i and the student into tier j; behind the last tier stand the rows that have none on that side. `reference` and `student`: the shares
+    of all `n` rows, likewise.
+    """
+    names, n = list(sheet.tiers), len(sheet.valid)
+    if not names:
+        return None
+    size = len(names) + 1
+    judge, student = (np.where(side < 0, len(names), side) for side in (sheet.reference_tier, sheet.tier))
+    matrix = np.bincount(judge * size + student, minlength=size * size).reshape(size, size)
+    return {
+        "names": names,
+        "ordered": sheet.ordered == len(names),
+        "n": n,
+        "matrix": matrix.tolist(),
+        "reference": _known(ratio(matrix.sum(axis=1), n)),
+        "student": _known(ratio(matrix.sum(axis=0), n)),
+    }
 
 
 def _known(values: Floats) -> list[float | None]:

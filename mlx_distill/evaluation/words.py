@@ -13,33 +13,46 @@ from typing import Any
 
 from mlx_distill.evaluation import judge
 
-NAMES = {"majority": "the most common answer", "tfidf": "TF-IDF + linear model"}
+DIGITS = {"share": 1, "points": 2, "times": 2, "characters": 0}
+"""Decimals by how a unit begins; others have three."""
+PEOPLE = ("Cohen", "Spearman", "Brier")
+NAMES = {"majority": "the most common answer", "tfidf": "TF-IDF + linear model", "untrained": "the untrained base"}
 
 
 def amount(metric: str, value: float | None, *, signed: bool = False) -> str:
-    """A figure as a person reads it: a share as percent, everything else with two or three decimals.
+    """A figure as a person reads it: a share as percent, everything else with the decimals of its unit. A bias always has its sign.
 
-    >>> amount("accuracy", 0.7204), amount("mae.risk", 0.5, signed=True), amount("nll", None)
-    ('72.0 %', '+0.50', '–')
+    >>> amount("accuracy", 0.7204), amount("mae.risk", 0.5, signed=True), amount("nll", None), amount("bias.risk", 0.5)
+    ('72.0 %', '+0.50', '–', '+0.50')
     """
     if value is None:
         return "–"
     unit = judge.metric(metric).UNIT
-    digits = 1 if unit.startswith("share") else 2 if unit.startswith("points") else 3
-    number = f"{value * 100 if unit.startswith('share') else value:{'+' if signed else ''}.{digits}f}".replace("-", "−")
+    plus = "+" if signed or judge.best_at_zero(metric) else ""
+    digits = next((digits for word, digits in DIGITS.items() if unit.startswith(word)), 3)
+    number = f"{value * 100 if unit.startswith('share') else value:{plus}.{digits}f}".replace("-", "−")
     return f"{number} %" if unit.startswith("share") and not signed else number
 
 
 def title(metric: str) -> str:
-    """A metric's name for a person: `macro_f1.source` is "Macro-F1 of source"."""
-    family, dot, field = metric.partition(".")
-    return str(judge.metric(family).TITLE) + (f" of {field}" if dot else "")
+    """A metric's name for a person.
+
+    >>> title("macro_f1.source"), title("overall_within_0.5")
+    ('Macro-F1 of source', 'Overall within 0.5 points')
+    """
+    family, field = judge.parts(metric)
+    own = str(judge.metric(family).TITLE).format(family.rpartition("_")[2])
+    return own + (f" of {field}" if field is not None else "")
 
 
 def lower(metric: str) -> str:
-    """`title` within a sentence: "accuracy", but "F1"."""
+    """`title` within a sentence: "accuracy", but "F1" and "Cohen's κ".
+
+    >>> lower("accuracy"), lower("list_f1.tags"), lower("cohen_kappa.kind")
+    ('accuracy', 'F1 of lists of tags', "Cohen's κ of kind")
+    """
     words = title(metric)
-    return words[0].lower() + words[1:] if words[1:2].islower() else words
+    return words[0].lower() + words[1:] if words[1:2].islower() and not words.startswith(PEOPLE) else words
 
 
 def interval(metric: str, figure: Mapping[str, Any]) -> str:
@@ -49,9 +62,9 @@ def interval(metric: str, figure: Mapping[str, Any]) -> str:
 
 
 def standing(metric: str, difference: Mapping[str, Any]) -> str:
-    """better, worse or level: level where the interval of the difference holds 0."""
+    """better, worse or level: level where the interval of the difference holds 0, and by what makes no student better."""
     low, high = difference["low"], difference["high"]
-    if low is None or high is None or low <= 0 <= high:
+    if not judge.ranks(metric) or low is None or high is None or low <= 0 <= high:
         return "level"
     return "better" if (high < 0) == judge.lower_is_better(metric) else "worse"
 
@@ -84,6 +97,7 @@ def _agreement(document: Mapping[str, Any]) -> str:
     names = [name for name, field in document["fields"].items() if field["kind"] in ("choice", "flag")]
     learned = document.get("learned", 0)
     where = f"On rows of which {learned} have the id of one that it learned from" if learned else "On rows that it never learned from"
+    where = "On these rows, of which it is not known what it learned from" if learned is None else where
     if main == "accuracy" and names:
         over = f", averaged over {len(names)} fields" if len(names) > 1 else f" on {names[0]}"
         return f"{where}, the student gives the judge's answer in {value}{over}."

@@ -23,6 +23,7 @@ from mlx_distill.inference.written import Writer
 from mlx_distill.recipe.schema import TaskSpec
 from mlx_distill.records import BadRow, Example, Prediction
 from mlx_distill.task import rubric
+from mlx_distill.task.confidence import Confidence
 from mlx_distill.task.plan import plan, without_texts
 from mlx_distill.task.prompt import Prompt
 from mlx_distill.task.slots import SlotPlan
@@ -39,7 +40,8 @@ class Engine:
 
     `samples`: so many answers to each text, drawn at `temperature` from `seed` on, vote (see `samples`). `texts` False: texts and lists
     are left out; raises RecipeError where other fields were learned behind them. `whole`: predictions have each closed field's
-    distribution; without, what the answers do not hang on is not computed.
+    distribution; without, what the answers do not hang on is not computed. `confidence` sets every prediction's confidences right, and
+    says which are deferred; it was found out on single answers, so that several that vote have none.
     """
 
     def __init__(
@@ -56,13 +58,17 @@ class Engine:
         seed: int = 0,
         texts: bool = True,
         whole: bool = True,
+        confidence: Confidence | None = None,
     ):
+        assert samples == 1 or confidence is None
         assert (samples > 1) == (temperature > 0), "one greedy answer, or several drawn ones"
         self._student, self._task, self._adapter, self._max_tokens = student, task, adapter, max_tokens
         self._prompt = Prompt(task, tokenizer)
         self._plan = plan(answer, task.fields, tokenizer)
         self.counts = Counts()
-        self._way = Way(whole or samples > 1, temperature, samples, seed)
+        self._confidence = confidence
+        needed = whole or samples > 1 or (confidence is not None and confidence.whole)
+        self._way = Way(needed, temperature, samples, seed)
         self._answered = tuple(task.fields) if texts else without_texts(answer, task.fields)
         self._program: SlotReader | Writer
         if isinstance(self._plan, SlotPlan):
@@ -151,7 +157,8 @@ class Engine:
         answer = in_order(self._answered, row.answer)
         overall, tier = rubric.assess(self._task, answer, row.example.record)
         sure, whole = in_order(self._answered, row.confidence), in_order(self._answered, row.probabilities)
-        return Prediction(row.example.id, answer, sure, whole, overall, tier, row.trimmed, row.forwarded)
+        found = Prediction(row.example.id, answer, sure, whole, overall, tier, row.trimmed, row.forwarded)
+        return found if self._confidence is None else self._confidence.apply(self._task, found)
 
 
 def _windows(examples: Iterable[Example | BadRow | None]) -> Iterator[list[tuple[int, Example | BadRow]]]:

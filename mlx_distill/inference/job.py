@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from mlx_distill.data.seen import Seen
 from mlx_distill.errors import DataError
 from mlx_distill.inference.journal import Journal, lines_of
-from mlx_distill.inference.output import Places, distributions, reject_key, reject_line, result_key, result_line
+from mlx_distill.inference.output import Places, deferred_line, distributions, reject_key, reject_line, result_key, result_line
 from mlx_distill.inference.row import Counts
 from mlx_distill.inference.tally import Tally
 from mlx_distill.observe.progress import Step as Bar
@@ -51,6 +51,8 @@ class Done:
     """Rows of the input that were rejected in this run, by however many students."""
     rows_per_hour: int | None = None
     """See `Tally`."""
+    deferred: int = 0
+    """Answers of this run that the student was not sure enough of."""
 
     @property
     def answered_before(self) -> int:
@@ -76,12 +78,16 @@ class Wanted:
     folder: Path | None = None
     """The input, where it is one: rejects then name their file."""
     workers: int = 1
+    instead: bool = False
+    """Deferred rows are no results yet: who reads `Places.deferred` answers them."""
+    by: str | None = None
+    """Who answers, where a line is to say so."""
 
 
 def run(asked: Sequence[Asked], places: Places, tally: Tally, bar: Bar, wanted: Wanted) -> Done:
     """Answer every row that is not answered yet. Raises DataError where more rows are rejected than `wanted` has patience for."""
-    with Journal(places.lines) as results, Journal(places.rejects) as rejects:
-        job = _Job(places, results, rejects, tally, bar, wanted, len(asked))
+    with Journal(places.lines) as results, Journal(places.rejects) as rejects, Journal(places.deferred) as deferred:
+        job = _Job(places, (results, rejects, deferred), tally, bar, wanted, len(asked))
         turn = TURN * wanted.workers if len(asked) > 1 else None
         more = True
         while more:
@@ -91,26 +97,29 @@ def run(asked: Sequence[Asked], places: Places, tally: Tally, bar: Bar, wanted: 
 
 
 class _Job:
-    def __init__(self, places: Places, results: Journal, rejects: Journal, tally: Tally, bar: Bar, wanted: Wanted, students: int):
-        self._places, self._results, self._rejects, self._tally, self._bar = places, results, rejects, tally, bar
+    def __init__(self, places: Places, journals: tuple[Journal, Journal, Journal], tally: Tally, bar: Bar, wanted: Wanted, students: int):
+        self._places, self._tally, self._bar = places, tally, bar
+        self._results, self._rejects, self._deferred = journals
         self._wanted, self._students, self._several = wanted, students, students > 1
         self.done, self.read = Done(), 0
         self._answered, self._refused = Seen(), Seen()
         self._bad_rows, self._bad = Seen(), 0
         """Rows of the input that were rejected, by any student and in any run, and their number."""
-        self._files: dict[str, str | None] = {}
-        """Of rows that are being answered."""
+        self._open_rows: dict[str, Example] = {}
+        """Those that are being answered."""
+        self._handed_back = Seen()
+        """What stands among the deferred rows already."""
         self._recall()
 
     def answer(self, student: Asked, most: int | None) -> int:
         """So many of a student's rows, or all; how many there were."""
         before = self.read
         for result in student.engine.stream(self._open(student, islice(student.rows, most))):
-            file = self._files.pop(str(result.id), None)
+            row = self._open_rows.pop(str(result.id), None)
             if isinstance(result, Prediction):
-                self._write(student, result)
+                self._write(student, result, row)
             else:
-                self._reject(student, BadRow(result.reason, result.line, result.id, file))
+                self._reject(student, BadRow(result.reason, result.line, result.id, row.file if row else None))
         return self.read - before
 
     def _recall(self) -> None:
@@ -122,6 +131,12 @@ class _Job:
             self._refused.put(reject_key(line))
             self._is_new(line)
             self._tally.recall_reject()
+        for line in lines_of(self._places.deferred) if self._keeps_deferred else ():
+            self._handed_back.put(result_key(line))
+
+    @property
+    def _keeps_deferred(self) -> bool:
+        return self._wanted.instead or self._places.apart is not None
 
     def _open(self, student: Asked, rows: Iterator[Example | BadRow]) -> Iterator[Example]:
         """The rows that are still to be answered, one by one as the engine asks for them."""
@@ -130,12 +145,12 @@ class _Job:
             self.read += 1
             if isinstance(row, BadRow):
                 self._reject(student, row)
-            elif result_key({"id": row.id, "task": task}) in self._answered:
+            elif (key := result_key({"id": row.id, "task": task})) in self._answered or (self._wanted.instead and key in self._handed_back):
                 self._skip(rejected=False)
             elif self._was_rejected(row, task):
                 self._skip(rejected=True)
             else:
-                self._files[row.id] = row.file
+                self._open_rows[row.id] = row
                 yield row
 
     def _was_rejected(self, row: Example, task: str | None) -> bool:
@@ -156,14 +171,26 @@ class _Job:
         self._tally.skipped()
         self._advance()
 
-    def _write(self, student: Asked, prediction: Prediction) -> None:
+    def _write(self, student: Asked, prediction: Prediction, row: Example | None) -> None:
         line = result_line(prediction, student.name if self._several else None)
         if self._wanted.distributions:
             line |= distributions(prediction, student.fields)
-        self._results.write(line)
+        if self._wanted.by is not None:
+            line["by"] = self._wanted.by
+        if prediction.defer:
+            self._defer(prediction, row, line)
+        if not (prediction.defer and self._wanted.instead):
+            self._results.write(line)
         self.done.done += 1
         self._tally.answered(student.name, prediction.tier)
         self._advance()
+
+    def _defer(self, prediction: Prediction, row: Example | None, line: Mapping[str, Any]) -> None:
+        """Before the result is written: what a kill leaves is a row that is handed back and answered again, never one that is neither."""
+        self.done.deferred += 1
+        if self._keeps_deferred and row is not None and (key := result_key(line)) not in self._handed_back:
+            self._deferred.write(deferred_line(row, prediction, line))
+            self._handed_back.put(key)
 
     def _reject(self, student: Asked, bad: BadRow) -> None:
         line = reject_line(bad, self._wanted.folder, student.name if self._several else None)

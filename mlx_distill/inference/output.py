@@ -4,6 +4,8 @@
     answers.parquet               the same in typed columns; until the job is done they are lines of answers.parquet.part.jsonl
     OUTPUT.rejects.jsonl          one bad row a line, with its line and reason; not there without one
     OUTPUT.job.json               what these results were made of
+    OUTPUT.deferred.jsonl         while a cascade runs: rows that the next student is to answer
+    FILE of --deferred            rows that go back to the judge: their columns, and under `student` what the student made of them
 
 Parquet can be read once its last bytes are written, and not a moment before. So until then results are lines, as safe as those of
 JSONL and readable meanwhile; at the end they become one file of Parquet, atomically, in one pass.
@@ -12,6 +14,7 @@ JSONL and readable meanwhile; at the end they become one file of Parquet, atomic
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +24,7 @@ from mlx_distill.errors import OutputError
 from mlx_distill.inference import parquet
 from mlx_distill.inference.journal import lines_of
 from mlx_distill.recipe.schema import FieldSpec
-from mlx_distill.records import BadRow, Prediction
+from mlx_distill.records import BadRow, Example, Prediction
 from mlx_distill.task.decision import expected
 from mlx_distill.task.fields import closed_values
 
@@ -30,9 +33,10 @@ LINES, TYPED = (".jsonl", ".ndjson"), (".parquet",)
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The files of a job."""
+    """The files of a job. `apart`: where deferred rows are to be written, and stay."""
 
     output: Path
+    apart: Path | None = None
 
     @property
     def is_parquet(self) -> bool:
@@ -51,8 +55,19 @@ class Places:
     def job(self) -> Path:
         return self._beside(".job.json")
 
+    @property
+    def waiting(self) -> Path:
+        """Rows that wait for the next student of a cascade."""
+        return self._beside(".deferred.jsonl")
+
+    @property
+    def deferred(self) -> Path:
+        """Where rows go that are deferred."""
+        return self.apart or self.waiting
+
     def all(self) -> list[Path]:
-        return list(dict.fromkeys((self.output, self.lines, self.rejects, self.job)))
+        own = (self.output, self.lines, self.rejects, self.job, self.waiting)
+        return list(dict.fromkeys((*own, self.apart) if self.apart is not None else own))
 
     def results(self) -> Iterator[dict[str, Any]]:
         """What has been answered: id, task, tier of each at least. A torn line is none. Raises OutputError where it is no job's."""
@@ -78,9 +93,11 @@ class Places:
         return self.output.with_name(self.output.name + suffix)
 
 
-def refuse(source: Path, output: Path, *, resume: bool) -> None:
-    """Raises OutputError where results cannot be written to OUTPUT: before anything slow is begun."""
-    places = Places(output)
+def refuse(source: Path, output: Path, *, resume: bool, apart: Path | None = None) -> None:
+    """Raises OutputError where results cannot be written to OUTPUT, or deferred rows `apart`: before anything slow is begun."""
+    places = Places(output, apart)
+    if apart is not None:
+        _refuse_apart(apart, source, places)
     if output.is_dir():
         raise OutputError("OUTPUT is a folder", file=output, hint="name a new file in it, such as answers.jsonl")
     if any(file.exists() and source.exists() and file.samefile(source) for file in places.all()):
@@ -100,6 +117,17 @@ def refuse(source: Path, output: Path, *, resume: bool) -> None:
         raise there_already(output)
 
 
+def _refuse_apart(apart: Path, source: Path, places: Places) -> None:
+    if apart.is_dir():
+        raise OutputError("the place for deferred rows is a folder", file=apart, hint="name a new file in it, such as deferred.jsonl")
+    if apart.suffix.lower() not in LINES:
+        raise OutputError("deferred rows are written as JSON lines", file=apart, hint="let its name end in .jsonl")
+    others = {file.resolve() for file in (source, *Places(places.output).all())}
+    if apart.resolve() in others or (source.is_dir() and apart.parent.resolve() == source.resolve()):
+        hint = "name a new file, such as deferred.jsonl"
+        raise OutputError("deferred rows cannot go where INPUT lies, or OUTPUT and what belongs to it", file=apart, hint=hint)
+
+
 def there_already(taken: Path) -> OutputError:
     return OutputError("there are results already", file=taken, hint="--resume goes on with them; or name another file")
 
@@ -115,7 +143,34 @@ def result_line(prediction: Prediction, task: str | None = None) -> dict[str, An
         line["tier"] = prediction.tier
     if prediction.trimmed:
         line["trimmed"] = True
+    if prediction.sets:
+        line["sets"] = {name: list(values) for name, values in prediction.sets.items()}
+    if prediction.defer:
+        line["defer"] = True
     return line
+
+
+def deferred_line(row: Example, prediction: Prediction, result: Mapping[str, Any]) -> dict[str, Any]:
+    """A row for the judge: its columns as they came, its id, and what the student thought of it, in a column that no other is called."""
+    own = "student"
+    while own in row.record:
+        own += "_"
+    columns = {str(name): _plain(value) for name, value in row.record.items()}
+    thought = {key: value for key, value in result.items() if key not in ("id", "task", "defer")}
+    about = thought | ({"sure": round(prediction.sure, 6)} if prediction.sure is not None else {})
+    task = {"task": result["task"]} if "task" in result else {}
+    return {"id": row.id} | task | {name: value for name, value in columns.items() if name not in ("id", *task)} | {own: about}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it; what it lacks (dates, bytes) as text, and what is no number as null."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, bool, int)) else str(value)
 
 
 def distributions(prediction: Prediction, fields: Mapping[str, FieldSpec]) -> dict[str, Any]:

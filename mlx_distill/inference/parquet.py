@@ -1,6 +1,7 @@
 """Results in typed columns: one file of Parquet out of the file of before and the lines since, written whole or not at all.
 
     id string   task string   answer {field: type}   confidence {field: double}   overall double   tier string   trimmed bool
+    defer bool   by string   sets {field: [type]}    where rows are deferred; where two students answer in turn; where sets were found
     distributions {field: {value: probability}}   expected {field: double}        where they were asked for
 
 What a result lacks is null. It knows results and columns; nothing of rows, students or jobs.
@@ -24,7 +25,9 @@ ROWS = 4096
 """Of a row group: what is in memory at a time."""
 
 
-def schema(tasks: Sequence[Mapping[str, FieldSpec]], *, distributions: bool) -> Any:
+def schema(
+    tasks: Sequence[Mapping[str, FieldSpec]], *, distributions: bool, sets: bool = False, defer: bool = False, by: bool = False
+) -> Any:
     """The columns of these tasks' answers, a pyarrow.Schema. Raises DataError where two tasks give one field two types."""
     import pyarrow
 
@@ -45,6 +48,11 @@ def schema(tasks: Sequence[Mapping[str, FieldSpec]], *, distributions: bool) -> 
         "tier": pyarrow.string(),
         "trimmed": pyarrow.bool_(),
     }
+    columns |= {"defer": pyarrow.bool_()} if defer else {}
+    columns |= {"by": pyarrow.string()} if by else {}
+    if sets:
+        within = {name: pyarrow.float64() if name in scores else types[name] for name in closed}
+        columns["sets"] = pyarrow.struct({name: pyarrow.list_(kind) for name, kind in within.items()})
     if distributions:
         columns["distributions"] = pyarrow.struct(dict.fromkeys(closed, pyarrow.map_(pyarrow.string(), pyarrow.float64())))
         if scores:

@@ -5,15 +5,19 @@ It looks whether files are there, and reads none of them: columns and labels are
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mlx_distill.catalog import nearest
+from mlx_distill.recipe import criteria
 from mlx_distill.recipe.build import join
 from mlx_distill.recipe.layers import neighbour
 from mlx_distill.recipe.load import Loaded, local
+from mlx_distill.recipe.metrics import NO_SHARES, OF_ALL, OF_OVERALL, OF_TIERS, may_keep, parts
+from mlx_distill.recipe.metrics import metric_names as metric_names
 from mlx_distill.recipe.problem import Problem as Problem
 from mlx_distill.recipe.problem import as_error
 from mlx_distill.recipe.schema import BalanceSpec, BaseSpec, DataSpec, FieldSpec, Recipe, ReplaySpec, SourceSpec, TaskSpec, TrainSpec
@@ -23,7 +27,6 @@ Found = Iterator[tuple[str, str, str | None]]
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COLUMN = re.compile(r"\{[^{}]+\}")
-_NO_SHARES = ("mae", "dimension_mae", "overall_mae", "score_mae", "nll", "perplexity")
 
 
 def check(loaded: Loaded) -> list[Problem]:
@@ -44,23 +47,49 @@ def require(loaded: Loaded) -> Recipe:
     raise as_error(problems)
 
 
-def metric_names(task: TaskSpec) -> list[str]:
-    """The metrics that a report on this task has, and that `targets` may name."""
-    kinds = {name: spec.kind for name, spec in task.fields.items()}
-    closed = [name for name, kind in kinds.items() if kind in ("choice", "flag")]
-    scores = [name for name, kind in kinds.items() if kind == "score"]
-    weighted = any(spec.weight is not None for spec in task.fields.values())
-    return [
-        *(["accuracy"] if closed or weighted else []),
-        *(f"{metric}.{name}" for name in closed for metric in ("accuracy", "macro_f1")),
-        *(f"mae.{name}" for name in scores),
-        *(["dimension_mae"] if scores else []),
-        *(["overall_mae", "score_mae"] if weighted else []),
-        *(["tier_agreement"] if weighted and task.tiers else []),
-        *(f"list_f1.{name}" for name, kind in kinds.items() if kind == "list"),
-        *("exact_match", "valid_json", "nll", "perplexity"),
-        *(f"ece.{name}" for name in (*closed, *scores)),
-    ]
+def require_criteria(loaded: Loaded) -> Recipe:
+    """What answers made elsewhere are judged by: `task`, `evaluate`, `targets` and `report`, of a recipe that may have nothing else.
+
+    Of the rest of the recipe nothing has to be sound, or there. A missing `data` has the path "", a missing `base` the model "".
+    Raises RecipeError with every problem of those sections, and with every key that stands for no section.
+    """
+    sections = loaded.sections
+    problems = [problem for problem in loaded.problems if problem.path.partition(".")[0] not in _NOT_JUDGING]
+    for path, section in sections.items():
+        if path.partition(".")[0] in _JUDGING:
+            own = section.problems() if hasattr(section, "problems") else ()
+            problems += [loaded.problem(join(path, inner), message, hint) for inner, message, hint in own]
+    if not problems:
+        recipe = _stood_in(loaded)
+        problems = [loaded.problem(*found) for found in _of_criteria(recipe)]
+    if problems:
+        raise as_error(problems)
+    return recipe
+
+
+_JUDGING = ("task", "evaluate", "targets", "report")
+_NOT_JUDGING = tuple(item.name for item in dataclasses.fields(Recipe) if item.name not in _JUDGING)
+
+
+def _stood_in(loaded: Loaded) -> Recipe:
+    """The recipe, where it is whole; else its sound sections, with something that stands for those that it lacks."""
+    if loaded.recipe is not None:
+        return loaded.recipe
+    own = {name: loaded.sections[name] for name in (*_JUDGING, "data", "base", "train") if name in loaded.sections}
+    name = loaded.tree.value.get("name") if isinstance(loaded.tree.value, dict) else None
+    nothing: dict[str, Any] = {"data": DataSpec(source=SourceSpec(kind="jsonl", path="")), "base": BaseSpec(model="")}
+    return Recipe(name=name.text if name is not None and name.text else loaded.file.stem, **{**nothing, **own})
+
+
+def _of_criteria(recipe: Recipe) -> Found:
+    yield from _task(recipe.task)
+    yield from _targets(recipe.task, recipe.targets.metrics)
+    yield from criteria.slices(recipe.evaluate)
+    yield from criteria.raters(recipe.task)
+    if recipe.targets.defer is not None:
+        yield from criteria.defer(recipe.targets.defer, recipe.task)
+    if recipe.evaluate.again is not None:
+        yield from _source("evaluate.again", recipe.evaluate.again)
 
 
 def _across(loaded: Loaded) -> Found:
@@ -93,6 +122,7 @@ def _across(loaded: Loaded) -> Found:
             yield from (found for name in ("input", "output") for found in _template(f"{path}.{name}", getattr(section, name)))
     if isinstance(data, DataSpec):
         yield from _shares(data, train, bool(targets))
+    yield from criteria.found(loaded.sections)
 
 
 def _slots(task: TaskSpec) -> Found:
@@ -160,21 +190,22 @@ def _quoted(value: Any, choices: tuple[str, ...]) -> str:
 def _targets(task: TaskSpec, targets: dict[str, float]) -> Found:
     legal = metric_names(task)
     for name, value in targets.items():
-        path, of_field = f"targets.{name}", name.partition(".")[2]
+        path = f"targets.{name}"
         if name not in legal:
             yield path, f"this task has no metric {name}", _metric_hint(name, legal, task)
-        elif value < 0 or (value > 1 and name.removesuffix(f".{of_field}") not in _NO_SHARES):
+        elif value < 0 or (value > 1 and parts(name)[0] not in NO_SHARES):
             hint = f"{value / 100:g} for {value:g} %" if 1 < value <= 100 else None
             yield path, f"{'must be at least 0' if value < 0 else 'is a share, 0 to 1'}; got {value:g}", hint
 
 
 def _metric_hint(name: str, legal: list[str], task: TaskSpec) -> str:
-    if name == "tier_agreement":
+    if name in OF_TIERS:
         return "it needs task.tiers and fields with weights"
-    if name in ("overall_mae", "score_mae"):
+    if name in OF_OVERALL:
         return "it needs fields with weights"
-    field = task.fields.get(name.partition(".")[2])
-    same = [metric for metric in legal if field is not None and metric.partition(".")[2] == name.partition(".")[2]]
+    of_field = parts(name)[1]
+    field = task.fields.get(of_field)
+    same = [metric for metric in legal if field is not None and parts(metric)[1] == of_field]
     if field is not None:
         return f"a {field.kind} has {', '.join(same)}" if same else f"a {field.kind} has no metric"
     return nearest(name, legal)
@@ -218,8 +249,8 @@ def _train(train: TrainSpec) -> Found:
 
 def _kept(task: TaskSpec, train: TrainSpec) -> Found:
     """A metric to keep the best adapter by is measured on answers: the loss is not, and has a name of its own."""
-    legal = [name for name in metric_names(task) if name not in ("nll", "perplexity")]
-    if train.keep in ("nll", "perplexity"):
+    legal = may_keep(task)
+    if parts(train.keep)[0] in OF_ALL:
         yield "train.keep", f"{train.keep} is not measured on answers", "keep: valid_loss is the loss on the validation rows"
     elif train.keep != "valid_loss" and train.keep not in legal:
         yield "train.keep", f"this task has no metric {train.keep}", _metric_hint(train.keep, ["valid_loss", *legal], task)

@@ -73,4 +73,4 @@ def place(spec: FieldSpec, values: Sequence[Value], answer: Value) -> int:
     >>> place(FieldSpec(kind="score", max=3, estimate="mean"), (0, 1, 2, 3), 1.65)
     2
     """
-    return values.index(nearest_value(spec, answer))
+    return values.index(answer if answer in values else nearest_value(spec, answer))

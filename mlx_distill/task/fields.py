@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 from mlx_distill.catalog import nearest
-from mlx_distill.recipe.schema import FieldSpec
+from mlx_distill.recipe.schema import FieldSpec, plain_spelling
 from mlx_distill.records import Value
 from mlx_distill.task.ending import ended as ended
 
@@ -48,7 +50,7 @@ def nearest_value(spec: FieldSpec, value: Value) -> Value:
     if spec.kind != "score" or values is None:
         return value
     low, _, step = limits(spec)
-    return values[min(len(values) - 1, math.floor((float(value) - low) / step + 0.5 + 1e-9))]  # type: ignore[arg-type]
+    return values[max(0, min(len(values) - 1, math.floor((float(value) - low) / step + 0.5 + 1e-9)))]  # type: ignore[arg-type]
 
 
 def json_text(spec: FieldSpec, value: Value) -> str:
@@ -84,29 +86,38 @@ def answer_schema(fields: Mapping[str, FieldSpec]) -> dict[str, Any]:
 
 def labels(fields: Mapping[str, FieldSpec], record: Mapping[str, Any], missing: Iterable[str] = ()) -> dict[str, Value]:
     """A record's labels; absent ones are left out. Raises ValueError naming field, value and what is legal."""
-    absent = {value.strip() for value in missing}
+    absent = missing_values(missing)
     out: dict[str, Value] = {}
     for name, spec in fields.items():
-        raw = lookup(name, spec, record)
-        if isinstance(raw, Mapping) and spec.kind == "score" and "score" in raw:
-            raw = raw["score"]
-        if _is_absent(raw, absent):
-            continue
         try:
-            out[name] = parse(spec, raw)
+            value = label_of(spec, lookup(name, spec, record), absent)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+        if value is not None:
+            out[name] = value
     return out
 
 
-def _is_absent(raw: Any, absent: set[str]) -> bool:
+def missing_values(missing: Iterable[str]) -> frozenset[str]:
+    """`data.missing` in the form that `label_of` takes."""
+    return frozenset(value.strip() for value in missing)
+
+
+def label_of(spec: FieldSpec, raw: Any, absent: Collection[str] = frozenset()) -> Value | None:
+    """One label; None where there is none. A score may be the `score` of a nested record. Raises ValueError."""
+    if isinstance(raw, Mapping) and spec.kind == "score" and "score" in raw:
+        raw = raw["score"]
+    return None if _is_absent(raw, absent) else parse(spec, raw)
+
+
+def _is_absent(raw: Any, absent: Collection[str]) -> bool:
     """Whether there is no label: nothing at all, an empty text, not a number, or a value that means "missing", as text or as number."""
     if raw is ABSENT or raw is None or (isinstance(raw, float) and math.isnan(raw)):
         return True
     if isinstance(raw, str):
         return not raw.strip() or raw.strip() in absent
     if isinstance(raw, (int, float)) and not isinstance(raw, bool):
-        return bool({str(raw), str(raw).removesuffix(".0")} & absent)
+        return str(raw) in absent or str(raw).removesuffix(".0") in absent
     return False
 
 
@@ -129,7 +140,7 @@ def follow(record: Mapping[str, Any], path: str) -> Any:
 
 
 def parse(spec: FieldSpec, raw: Any) -> Value:
-    """A label as the field's type. Raises ValueError."""
+    """A label, or an answer, as the field's type; of a choice with `aliases` in any of its spellings. Raises ValueError."""
     return {"score": _score, "choice": _choice, "flag": _flag, "text": _text, "list": _list}[spec.kind](spec, raw)
 
 
@@ -147,13 +158,44 @@ def _score(spec: FieldSpec, raw: Any) -> Value:
 
 
 def _choice(spec: FieldSpec, raw: Any) -> Value:
-    choices = spec.choices or ()
     text = ("true" if raw else "false") if isinstance(raw, bool) else str(raw).strip()
-    if isinstance(raw, float) and raw.is_integer() and text not in choices:
+    if isinstance(raw, float) and raw.is_integer() and text not in (spec.choices or ()):
         text = str(int(raw))
-    if text not in choices:
+    return _chosen(spec, text, raw)
+
+
+def _chosen(spec: FieldSpec, text: str, raw: Any) -> str:
+    """The choice that a text stands for. A field with `aliases` takes any spelling of it, one without takes the choice itself alone."""
+    choices = spec.choices or ()
+    if text in choices:
+        return text
+    if spec.aliases is None:
         raise ValueError(f"{raw!r} is none of its choices; {_meant(text, choices)}")
-    return text
+    known = _spellings(choices, tuple(spec.aliases.items()))
+    meant = known.get(plain_spelling(text), ())
+    if len(meant) > 1:
+        raise ValueError(f"{raw!r} may stand for {' or '.join(meant)}; spell it as one of them")
+    if not meant:
+        raise ValueError(f"{raw!r} is none of its choices, nor an alias of one; {_alike(text, known)}")
+    return meant[0]
+
+
+@lru_cache(maxsize=256)
+def _spellings(choices: tuple[str, ...], aliases: tuple[tuple[str, tuple[str, ...]], ...]) -> Mapping[str, tuple[str, ...]]:
+    """What each plain spelling stands for: choices by their own names, and by their aliases. More than one: it cannot be told."""
+    found: dict[str, tuple[str, ...]] = {}
+    for choice, spellings in (*((choice, (choice,)) for choice in choices), *aliases):
+        for plain in map(plain_spelling, spellings):
+            found[plain] = tuple(dict.fromkeys((*found.get(plain, ()), choice)))
+    return found
+
+
+def _alike(text: str, known: Mapping[str, Sequence[str]]) -> str:
+    """The choice whose spelling is nearest to a text, or all choices."""
+    close = get_close_matches(plain_spelling(text), list(known), n=1)
+    if close:
+        return f"did you mean {' or '.join(known[close[0]])}?"
+    return f"there is {', '.join(dict.fromkeys(choice for meant in known.values() for choice in meant))}"
 
 
 def _meant(text: str, choices: Sequence[str]) -> str:
@@ -179,12 +221,13 @@ def _list(spec: FieldSpec, raw: Any) -> Value:
     items = _items(raw) if isinstance(raw, str) else raw
     if not isinstance(items, list) or not all(isinstance(item, (str, int, float)) for item in items):
         raise ValueError(f"{raw!r} is no list of texts")
-    texts = [legible(str(item)).strip() for item in items if str(item).strip()][: spec.max_items or ITEMS]
+    texts = [legible(str(item)).strip() for item in items if str(item).strip()]
+    most = spec.max_items or ITEMS
     if spec.choices is None:
-        return [_fitting(text, spec.max_chars or ITEM_CHARS) for text in texts]
-    if odd := [text for text in texts if text not in spec.choices]:
-        raise ValueError(f"{odd[0]!r} is none of its choices; {_meant(odd[0], spec.choices)}")
-    return texts
+        return [_fitting(text, spec.max_chars or ITEM_CHARS) for text in texts[:most]]
+    if spec.aliases is None:
+        return [_chosen(spec, text, text) for text in texts[:most]]
+    return list(dict.fromkeys(_chosen(spec, text, text) for text in texts))[:most]  # two spellings of one choice are one item
 
 
 def _items(text: str) -> Any:

@@ -146,4 +146,4 @@ def _may_change(change: str) -> bool:
     return key.startswith(tuple(f"{name}." for name in MAY_CHANGE)) or key in MAY_CHANGE + PLACES
 
 
-OURS = {"split.json", "adapter", "checkpoints", "events.jsonl", "predictions.jsonl", "report.json", "report.html"}
+OURS = {"split.json", "adapter", "checkpoints", "events.jsonl", "predictions.jsonl", "report.json", "report.html", "lm_eval.json"}

@@ -6,6 +6,7 @@ A workflow reads what the stage before wrote and writes its own. It parses no fl
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,12 +112,12 @@ def _evaluate(setting: Setting, backend: Backend, run: Run, recipe: Recipe, fact
     from mlx_distill.workflows.judgement import Judgement
 
     base = base_of_run(setting, run, recipe, facts, backend)
-    student = backend.open(base, adapters={"run": run.adapter}, memory_limit=in_bytes(recipe.train.memory_limit))
-    judgement = Judgement(run, recipe, facts, base, student, setting.progress, data)
-    with setting.progress.step("answer", total=judgement.total, unit="rows") as bar:
-        judgement.answer(bar)
-    with setting.progress.step("report"):
-        document = judgement.report()
+    limit = in_bytes(recipe.train.memory_limit)
+    student = backend.open(base, adapters={"run": run.adapter}, memory_limit=limit)
+    alone = functools.partial(backend.open, base, memory_limit=limit)
+    judgement = Judgement(run, recipe, facts, base, student, setting.progress, data, alone=alone)
+    judgement.answer()
+    document = judgement.report()
     setting.progress.say("\n".join(judgement.words()))
     return document
 

@@ -31,9 +31,12 @@ LEARNED = (".json", ".safetensors")
 """Suffixes of what goes with a bundle out of adapter/."""
 PUBLIC = (
     "version", "name", "rows", "learned", "splits", "fields", "targets", "verdict", "main", "metrics", "slices", "confusion", "scores",
-    "reliability", "bootstrap", "baselines", "curve", "lineage", "summary",
+    "reliability", "bootstrap", "baselines", "curve", "lineage", "summary", "texts", "tiers", "ceiling", "production", "calibration",
+    "deferral", "conformal", "robustness", "fairness", "forgetting", "tokenizer",
 )  # fmt: skip
 """Of report.json, the figures about all rows and about slices. What is not named here stays at home, or is rewritten."""
+QUOTES = ("examples", "example", "reasons")
+"""Keys within these that quote rows, or name them."""
 UNNAMED = "that a bundle does not name"
 INSTALL = "tar -xf {file} wheels && python{python} -m venv student && student/bin/pip install --no-index --find-links wheels mlx-distill"
 
@@ -197,9 +200,17 @@ def _without_rows(report: Mapping[str, Any]) -> dict[str, Any]:
     training = {**report["training"], **({"skipped": skipped} if skipped else {})}
     note = "The worst disagreements are left out: they quote rows, and a bundle quotes none."
     notes = [*report["notes"], *([note] if report["disagreements"] else [])]
-    told = {key: value for key, value in report.items() if key in PUBLIC}
+    told = {key: _unquoted(value) for key, value in report.items() if key in PUBLIC}
     rewritten = {"run": report["name"], "report": "report.html", "disagreements": [], "training": training, "notes": notes}
     return {key: rewritten.get(key, told.get(key)) for key in report if key in told or key in rewritten}
+
+
+def _unquoted(value: Any) -> Any:
+    """Without what quotes a row, wherever it stands."""
+    if isinstance(value, Mapping):
+        empty: dict[type, Any] = {list: [], dict: {}}
+        return {key: empty.get(type(inner)) if key in QUOTES else _unquoted(inner) for key, inner in value.items()}
+    return [_unquoted(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _wheels(setting: Setting, wheels: Wheels, folder: Path) -> tuple[list[Path], dict[str, Any]]:

@@ -14,13 +14,13 @@ import numpy as np
 
 from mlx_distill.backends.base import Student
 from mlx_distill.errors import DataError
-from mlx_distill.evaluation.judge import Judged, lay_out, lower_is_better, measure
+from mlx_distill.evaluation.judge import Judged, best_at_zero, lay_out, lower_is_better, measure
 from mlx_distill.inference.engine import Engine
 from mlx_distill.recipe.schema import Recipe
-from mlx_distill.records import Example, LossSum, Prediction
+from mlx_distill.records import Example, Prediction
 from mlx_distill.task import rubric
 from mlx_distill.training.validation import LOSS
-from mlx_distill.workflows.judgement import judged
+from mlx_distill.workflows.answered import judged
 from mlx_distill.workflows.preparation import Prepared
 
 SAMPLES = 3
@@ -62,15 +62,19 @@ class Examination:
 
     def _answered(self, rows: Sequence[Example]) -> Iterator[Judged]:
         for row, prediction in zip(rows, self._engine.answers(rows), strict=True):
-            yield judged(self._recipe, row, "valid", prediction, LossSum())
+            yield judged(self._recipe, row, "valid", prediction)
         self._engine.forget()
 
     def _by_heart(self, row: Example) -> Judged:
         """As if the student gave the judge's own answers, and was sure of them."""
         overall, tier = rubric.assess(self._recipe.task, row.labels, row.record)
         answer = Prediction(row.id, row.labels, dict.fromkeys(row.labels, 1.0), overall=overall, tier=tier)
-        return judged(self._recipe, row, "valid", answer, LossSum())
+        return judged(self._recipe, row, "valid", answer)
 
     def _figures(self, rows: Sequence[Judged]) -> dict[str, float]:
-        figures = {name: tally.total() for name, tally in measure(lay_out(rows, self._recipe.task.fields)).items()}
-        return {name: figure for name, figure in figures.items() if not math.isnan(figure)}
+        """Of a bias its distance from 0: the lowest is the best."""
+        task = self._recipe.task
+        tiers = sorted(task.tiers, key=lambda name: task.tiers[name])
+        figures = {name: tally.total() for name, tally in measure(lay_out(rows, task.fields, tiers)).items()}
+        known = {name: figure for name, figure in figures.items() if not math.isnan(figure)}
+        return {name: abs(figure) if best_at_zero(name) else figure for name, figure in known.items()}

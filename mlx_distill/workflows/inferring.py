@@ -26,7 +26,7 @@ from mlx_distill.recipe.schema import Recipe, SourceSpec
 from mlx_distill.task.prompt import columns
 from mlx_distill.workflows.setting import Document, Setting, peak_memory
 from mlx_distill.workflows.staff import Staff, staffed, workers_of
-from mlx_distill.workflows.students import Asking, Chosen, choose_students
+from mlx_distill.workflows.students import Asking, Chosen, cascade, choose_students, require_deferral
 
 DEFAULT_FORMAT = "jsonl"
 """Of standard input."""
@@ -63,29 +63,33 @@ def infer(
     distributions: bool = False,
     max_rejects: int | None = None,
     workers: int | None = 1,
+    deferred: Path | None = None,
+    then: Path | None = None,
 ) -> Document:
     """Answers every text of a file. Rejects alone are no failure; more than `max_rejects` are. Raises DataError, OutputError, ...
 
     `workers`: processes that answer; None: one for each GPU (see `staff`). Who of them answers a row changes no result.
+    `then`: a student that answers what the first defers. `deferred`: rows that are deferred in the end, with their columns, for the judge.
     """
     started = time.monotonic()
     asking = asking or Asking()
-    refuse(source, output, resume=resume)
+    refuse(source, output, resume=resume, apart=deferred)
     chosen = choose_students(setting, [students] if isinstance(students, Path) else students)
-    asking.require(chosen)
-    if max_rejects is not None and max_rejects < 0:
-        raise DataError(f"--max-rejects {max_rejects}: 0 stops at the first", hint="--max-rejects 100, or leave it out for any number")
+    last = cascade(setting, chosen, then) if then is not None else None
+    _require(chosen, last, asking, deferred=deferred, then=then, max_rejects=max_rejects)
     number = workers_of(setting, workers)
     names = [it.name for it in chosen]
     spec = source_of(source, chosen[0].recipe, delimiter, format=format)
-    places = Places(output)
-    typed = parquet.schema([it.fields(asking) for it in chosen], distributions=distributions) if places.is_parquet else None
+    places = Places(output, deferred)
+    typed = _typed([*chosen, *(last or ())], asking, distributions=distributions, by=last is not None) if places.is_parquet else None
     with exclusive(output):
         places.settle()
         before = identity.read(places)
         given = _input(setting, source, spec, before)
         options = dataclasses.asdict(asking) | {"distributions": distributions, "kind": spec.kind, "delimiter": spec.delimiter}
-        now = identity.document({it.name: it.identity() for it in chosen}, options, given.files, folder=given.folder is not None)
+        options |= {"deferred": True} if deferred is not None else {}
+        known = {it.name: it.identity() for it in chosen} | {f"--then {it.name}": it.identity() for it in last or ()}
+        now = identity.document(known, options, given.files, folder=given.folder is not None)
         begun = identity.begin(places, now, before, given.files, resume=resume)
         for remark in begun.remarks:
             setting.progress.say(f"note: {remark}")
@@ -94,15 +98,75 @@ def infer(
             before_it = job.Done(rows, skipped=results, rejected_before=rejected)
             return _document(before_it, names, places, started, _warnings(setting, before_it, places))
         wanted = job.Wanted(distributions, max_rejects, given.folder, number)
-        with staffed(setting, chosen, asking, whole=distributions, workers=number) as staff:
-            done, warnings = _answer(setting, staff, chosen, asking, given, places, wanted)
-        if typed is not None:
-            _merge(setting, places, typed)
-        results = done.done + done.rejected + done.skipped
-        identity.finish(places, now, {"rows": done.rows, "results": results, "rejected": done.rejected + done.rejected_before})
-        if typed is not None:
-            places.lines.unlink(missing_ok=True)
+        if last is not None:
+            staff, done, warnings = _cascade(setting, chosen, last, asking, given, places, wanted)
+        else:
+            with staffed(setting, chosen, asking, whole=distributions, workers=number) as staff:
+                done, warnings = _answer(setting, staff, chosen, asking, given, places, wanted)
+        _finish(setting, places, typed, now, done)
     return _document(done, names, places, started, warnings, staff, number)
+
+
+def _require(
+    chosen: Sequence[Chosen],
+    last: Sequence[Chosen] | None,
+    asking: Asking,
+    *,
+    deferred: Path | None,
+    then: Path | None,
+    max_rejects: int | None,
+) -> None:
+    """Raises DataError, RecipeError where they cannot answer as asked."""
+    asking.require([*chosen, *(last or ())])
+    if then is not None:
+        require_deferral(chosen, asking, f"--then {then}")
+    if deferred is not None:
+        require_deferral(last or chosen, asking, f"--deferred {deferred}")
+    if max_rejects is not None and max_rejects < 0:
+        raise DataError(f"--max-rejects {max_rejects}: 0 stops at the first", hint="--max-rejects 100, or leave it out for any number")
+
+
+def _finish(setting: Setting, places: Places, typed: Any, now: Document, done: job.Done) -> None:
+    """Results become what they are to be, and the job's document says that they are whole."""
+    if typed is not None:
+        _merge(setting, places, typed)
+    results = done.done + done.rejected + done.skipped
+    identity.finish(places, now, {"rows": done.rows, "results": results, "rejected": done.rejected + done.rejected_before})
+    if typed is not None:
+        places.lines.unlink(missing_ok=True)
+    places.waiting.unlink(missing_ok=True)
+
+
+def _typed(chosen: Sequence[Chosen], asking: Asking, *, distributions: bool, by: bool) -> Any:
+    known = [it.confidence for it in chosen if it.confidence is not None]
+    sets, defer = any(it.sets for it in known), any(it.threshold is not None for it in known)
+    return parquet.schema([it.fields(asking) for it in chosen], distributions=distributions, sets=sets, defer=defer, by=by)
+
+
+def _cascade(
+    setting: Setting, first: Sequence[Chosen], last: Sequence[Chosen], asking: Asking, given: Input, places: Places, wanted: job.Wanted
+) -> tuple[Staff, job.Done, list[str]]:
+    """The first student answers what it is sure of; what it defers waits on the disk until the last has room in memory.
+
+    A job that was broken off goes on in the stage that it was in: what waits, and what is answered, is all on the disk.
+    """
+    small, large = first[0].name, last[0].name
+    stage = dataclasses.replace(wanted, instead=True, by=small)
+    with staffed(setting, first, asking, whole=wanted.distributions, workers=wanted.workers) as staff:
+        done, warnings = _answer(setting, staff, first, asking, given, Places(places.output), stage)
+    if not places.waiting.exists():
+        return staff, done, warnings
+    setting.progress.say(f"{small} is not sure enough of {amount(done.deferred, 'rows')}: {large} answers them")
+    waiting = Input(places.waiting, by_name(places.waiting, format="jsonl", delimiter=None), None)
+    with staffed(setting, last, asking, whole=wanted.distributions, workers=wanted.workers) as staff:
+        more, found = _answer(setting, staff, last, asking, waiting, places, dataclasses.replace(wanted, folder=None, by=large))
+    kept = done.done - done.deferred
+    both = dataclasses.replace(
+        done, done=kept + more.done, rejected=done.rejected + more.rejected, rejected_rows=done.rejected_rows + more.rejected_rows,
+        skipped=done.rows - kept - more.done - done.rejected - more.rejected, deferred=more.deferred,
+        rejected_before=done.rejected_before + more.rejected_before,
+    )  # fmt: skip
+    return staff, both, [*warnings, *found]
 
 
 def source_of(path: Path, recipe: Recipe, delimiter: str | None, *, format: str | None = None) -> SourceSpec:

@@ -1,41 +1,40 @@
-"""A run's answers beside the judge's: predictions.jsonl, and the report made of them."""
+"""A run's answers judged: how far to trust them, what becomes of them under strain, predictions.jsonl, and the report made of it all."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mlx_distill.backends import full
 from mlx_distill.backends.base import Student
-from mlx_distill.data import examples
-from mlx_distill.data.batches import by_length, groups
-from mlx_distill.data.tokens import lessons
-from mlx_distill.errors import DataError
-from mlx_distill.evaluation import curves, page, report
+from mlx_distill.evaluation import assurance, curves, page, report, slices, tokenizer
 from mlx_distill.evaluation.baselines import baselines
-from mlx_distill.evaluation.judge import Judged
+from mlx_distill.evaluation.ceiling import ceiling
+from mlx_distill.evaluation.fairness import fairness
+from mlx_distill.evaluation.judge import Answer, Judged
+from mlx_distill.evaluation.learning_curve import read_near
+from mlx_distill.evaluation.robustness import robustness
+from mlx_distill.evaluation.stored import line_of
 from mlx_distill.files import write_json, write_text
-from mlx_distill.inference.engine import Engine
 from mlx_distill.observe.events import read_events
 from mlx_distill.observe.progress import Progress
-from mlx_distill.observe.progress import Step as Bar
 from mlx_distill.recipe.lock import recipe_hash
 from mlx_distill.recipe.schema import Recipe, SourceSpec
-from mlx_distill.records import BadRow, Example, LossSum, Prediction, Value
+from mlx_distill.records import BadRow, Example, Prediction
 from mlx_distill.task import rubric
-from mlx_distill.task.fields import ABSENT, follow
-from mlx_distill.task.plan import plan
-from mlx_distill.task.prompt import Prompt, load_tokenizer
+from mlx_distill.task.confidence import Confidence
+from mlx_distill.task.prompt import load_tokenizer
 from mlx_distill.training.run import Run
-
-WINDOW = 512
-TOKENS_AT_ONCE = 16384
+from mlx_distill.workflows import lm_eval
+from mlx_distill.workflows.answered import Answering, Rows
+from mlx_distill.workflows.setting import peak_memory
 
 
 class Judgement:
-    """Of the run's valid and test rows; or of the labelled rows of `data`, all of them test, in files of their own name."""
+    """Of the run's valid, calibrate and test rows; or of the labelled rows of `data`, all of them test, in files of their own name."""
 
     def __init__(
         self,
@@ -46,147 +45,145 @@ class Judgement:
         student: Student,
         progress: Progress,
         data: SourceSpec | None,
+        *,
+        alone: Callable[[], Student],
     ):
+        """`alone` opens the base by itself."""
         self._run, self._recipe, self._facts, self._progress, self._student = run, recipe, facts, progress, student
-        source = data or recipe.data.source
-        path = Path(source.path)
-        self._suffix = f".{path.stem}" if data else ""
-        loaded = examples.collect(recipe.task, source, path, missing=recipe.data.missing, max_bad_share=recipe.data.max_bad_share)
-        rows = {row.id: row for row in loaded.rows}
-        self._sha256, split = loaded.sha256, run.split()
-        if data is None and facts.get("data", {}).get("sha256") != loaded.sha256:
-            hint = "bring back the rows that it was trained on, or judge it by these: --data FILE"
-            raise DataError("the data changed since the run was begun", file=path, hint=hint)
-        self._learned = len(rows.keys() & set(split["train"])) if data else 0
-        self._train = [rows[i] for i in split["train"] if i in rows] if data is None else []
-        wanted = {"test": list(rows)} if data else {name: split[name] for name in ("valid", "test")}
-        self._rows = [(rows[i], name) for name, ids in wanted.items() for i in ids if i in rows]
-        if not any(name == "test" for _, name in self._rows):
-            raise DataError("there is no test row to judge by", file=path, hint="data.split.test is 0; give labelled rows: --data FILE")
-        tokenizer = load_tokenizer(base)
-        self._engine = Engine(student, recipe.task, tokenizer, answer=recipe.answer, max_tokens=recipe.train.max_tokens, adapter="run")
-        self._prompt, self._plan = Prompt(recipe.task, tokenizer), plan(recipe.answer, recipe.task.fields, tokenizer)
+        self._alone = alone
+        self._rows = Rows.of(run, recipe, facts, data)
+        self._own, self._suffix = data is None, "" if data is None else f".{Path(data.path).stem}"
+        self._answering = Answering(recipe, student, load_tokenizer(base))
+        self._tested = [row for row, split in self._rows.judged if split == "test"]
+        self._records = {row.id: row.record for row, _ in self._rows.judged}
+        self._confidence: Confidence | None = None
+        self._raw: list[Judged] = []
         self._judged: list[Judged] = []
         self._document: dict[str, Any] = {}
-        self.total = len(self._rows)
+        self._notes: list[str] = []
 
-    def answer(self, bar: Bar) -> None:
-        """Answer every row, and write predictions.jsonl."""
-        lines: list[dict[str, Any]] = []
-        nlls = self._nlls()
-        for start in range(0, len(self._rows), WINDOW):
-            window = self._rows[start : start + WINDOW]
-            answers = self._engine.answers([row for row, _ in window])
-            for (row, split), prediction in zip(window, answers, strict=True):
-                self._judged.append(judged(self._recipe, row, split, prediction, nlls.get(row.id, LossSum())))
-                lines.append(_line(self._judged[-1], prediction))
-            bar.advance(len(window))
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    def answer(self) -> None:
+        """Answer every row, find out how sure the answers really are, and write predictions.jsonl."""
+        with self._progress.step("answer", total=len(self._rows.judged), unit="rows") as bar:
+            raw = list(self._answering.judged(self._rows.judged, bar))
+        self._confidence = self._learned(raw) if self._own else Confidence.read(self._run.adapter)
+        known = self._confidence
+        self._raw = raw
+        self._judged = raw if known is None else [assurance.judged(row, known, self._recipe.task) for row in raw]
+        text = "".join(json.dumps(line_of(row), ensure_ascii=False) + "\n" for row in self._judged)
         write_text(self._run.path / f"predictions{self._suffix}.jsonl", text)
+
+    def _learned(self, rows: Sequence[Judged]) -> Confidence:
+        """What validation and calibration rows say; kept beside the adapter, for `infer`."""
+        by = {name: [row for row in rows if row.split == name] for name in ("valid", "calibrate")}
+        found = assurance.learn(self._recipe, by["valid"], by["calibrate"], adapter_sha256=self._run.adapter_hash())
+        found.write(self._run.adapter)
+        return found
 
     def report(self) -> dict[str, Any]:
         """Judge the test rows; write report.json and report.html; the document."""
-        test = [row for row in self._judged if row.split == "test"]
         recipe, spec = self._recipe, self._recipe.evaluate
-        notes = [_flattered(self._learned)] if self._learned else []
-        compared = spec.baselines and bool(self._train)
-        tested = [row for row, split in self._rows if split == "test"]
-        answered = baselines(self._train, tested, recipe.task.fields, say=notes.append) if compared else None
-        records = {row.id: row.record for row, _ in self._rows}
+        test = [row for row in self._judged if row.split == "test"]
+        self._notes = [*([_flattered(self._rows.known)] if self._rows.known else []), *self._answering.remarks]
+        answered = self._baselines() if spec.baselines and self._rows.learned else None
+        parts = dict(self._parts(test))
         html = self._run.path / f"report{self._suffix}.html"
         told = list(read_events(self._run.events)) if self._run.events.is_file() else []
-        self._document = report.build(
-            test,
-            recipe.task.fields,
-            name=recipe.name,
-            run=str(self._run.path),
-            report=str(html),
-            targets=recipe.targets.metrics,
-            slices=spec.slices,
-            bootstrap=spec.bootstrap,
-            seed=recipe.train.seed,
-            baselines=answered,
-            rubric=lambda i, answer: rubric.assess(recipe.task, answer, records[i]),
-            tiers=bool(recipe.task.tiers),
-            splits=self._counts(),
-            curve=curves.validations(told),
-            training=curves.steps(told),
-            lineage=self._lineage(),
-            learned=self._learned,
-            notes=notes,
-        )
-        write_text(html, page.render(self._document))
-        write_json(self._run.path / f"report{self._suffix}.json", self._document)
+        with self._progress.step("report"):
+            self._document = report.build(
+                test,
+                recipe.task.fields,
+                name=recipe.name,
+                run=str(self._run.path),
+                report=str(html),
+                targets=recipe.targets.metrics,
+                slices={name: slices.values(name, test, recipe.task.fields) for name in spec.slices},
+                bootstrap=spec.bootstrap,
+                seed=recipe.train.seed,
+                baselines=answered,
+                rubric=self._rubric,
+                tiers=tiers_upwards(recipe),
+                splits=self._rows.counts(),
+                curve=curves.validations(told),
+                training=curves.steps(told),
+                lineage=self._lineage(),
+                learned=self._rows.known,
+                notes=self._notes,
+                parts=parts,
+                show=recipe.report,
+            )
+            write_text(html, page.render(self._document))
+            write_json(self._run.path / f"report{self._suffix}.json", self._document)
         return self._document
 
     def words(self) -> list[str]:
         """What the report says, in sentences."""
         return [str(sentence) for sentence in self._document["summary"]]
 
-    def _nlls(self) -> dict[str, LossSum]:
-        """Nats of the reference answers, by row."""
-        rows = lessons([row for row, _ in self._rows], self._prompt, self._plan, self._recipe.train.max_tokens).rows
-        out: dict[str, LossSum] = {}
-        for batch in by_length(rows, TOKENS_AT_ONCE):
-            out |= self._student.loss(groups([batch], self._prompt.prefix))
-        return out
+    def _baselines(self) -> dict[str, Mapping[str, Answer]]:
+        """Those that learn from the same rows, and the base as it was before it learned any."""
+        recipe = self._recipe
+        found: dict[str, Mapping[str, Answer]] = {**baselines(self._rows.learned, self._tested, recipe.task.fields, say=self._notes.append)}
+        if full.is_full(self._run.adapter):
+            self._notes.append("All weights were trained: the untrained base is not in memory beside them, and no baseline.")
+            return found
+        with self._progress.step("answer as the untrained base", total=len(self._tested), unit="rows") as bar:
+            return found | {"untrained": self._answering.untrained(self._tested, bar)}
 
-    def _counts(self) -> dict[str, int]:
-        counts = {"train": len(self._train)} if self._train else {}
-        return counts | {name: sum(split == name for _, split in self._rows) for name in dict.fromkeys(split for _, split in self._rows)}
+    def _parts(self, test: Sequence[Judged]) -> Iterator[tuple[str, Any]]:
+        """What the recipe asks for beside agreement, by its key in the report."""
+        recipe, boot = self._recipe, {"bootstrap": self._recipe.evaluate.bootstrap, "seed": self._recipe.train.seed}
+        yield "production", self._production()
+        yield "learning_curve", read_near(self._run.path)
+        yield "ceiling", ceiling(test, recipe.task.fields, rubric=self._rubric, tiers=tiers_upwards(recipe), **boot)
+        if self._confidence is not None:
+            yield from assurance.documents(recipe, self._confidence, [row for row in self._raw if row.split == "test"], test).items()
+        say, texts = self._progress.say, recipe.report.show_texts
+        if recipe.robustness is not None:
+            yield "robustness", robustness(recipe.robustness, recipe.task, test, self._ask, texts=texts, say=say, **boot)
+        if recipe.fairness is not None:
+            yield "fairness", fairness(recipe.fairness, recipe.task, test, self._ask, show_texts=texts, say=say, **boot)
+        if recipe.forgetting is not None:
+            from mlx_distill.workflows.general import forgetting
+
+            yield "forgetting", forgetting(recipe.forgetting, self._student, self._answering.tokenizer, self._progress, base=self._alone)
+        if self._own and (asked := lm_eval.of_run(self._run)) is not None:
+            yield "lm_eval", asked
+        yield "tokenizer", tokenizer.judge(test, self._answering.tokenizer, **boot)
+
+    def _rubric(self, name: str, answer: Answer) -> tuple[float | None, str | None]:
+        """Overall and tier of any answer to a row, by the row's id."""
+        return rubric.assess(self._recipe.task, answer, self._records[name])
+
+    def _ask(self, rows: Sequence[Example]) -> list[Prediction | BadRow]:
+        """As `infer` would answer them, in their order."""
+        task, known = self._recipe.task, self._confidence
+        found = self._answering.engine.answers(rows)
+        return [known.apply(task, it) if known is not None and isinstance(it, Prediction) else it for it in found]
+
+    def _production(self) -> dict[str, Any]:
+        number = len(self._rows.judged)
+        seconds = self._answering.seconds
+        return {
+            "seconds": seconds,
+            "seconds_per_answer": seconds / number if number else None,
+            "rows": number,
+            "peak_memory_bytes": peak_memory(self._student),
+            "device": self._facts.get("machine", {}).get("device"),
+            "backend": self._facts.get("backend"),
+        }
 
     def _lineage(self) -> dict[str, Any]:
-        own = {"recipe_sha256": recipe_hash(self._recipe), "adapter_sha256": self._run.adapter_hash(), "data_sha256": self._sha256}
+        adapter, data = self._run.adapter_hash(), self._rows.sha256
+        own = {"recipe_sha256": recipe_hash(self._recipe), "adapter_sha256": adapter, "data_sha256": data}
         return {**own, **self._facts, "reported": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def judged(recipe: Recipe, row: Example, split: str, prediction: Prediction | BadRow, loss: LossSum) -> Judged:
-    """A row with both answers; `loss` of the reference answer."""
-    overall, tier = rubric.assess(recipe.task, row.labels, row.record)
-    said = prediction if isinstance(prediction, Prediction) else None
-    return Judged(
-        id=row.id,
-        split=split,
-        reference=row.labels,
-        answer=said.answer if said else None,
-        confidence=said.confidence if said else {},
-        reference_overall=overall,
-        overall=said.overall if said else None,
-        reference_tier=tier,
-        tier=said.tier if said else None,
-        slices={column: _slice(row, column) for column in recipe.evaluate.slices},
-        nll=loss.nats if loss.tokens else None,
-        nll_tokens=loss.tokens or None,
-        text=row.text,
-    )
-
-
-def _slice(row: Example, column: str) -> str:
-    value = follow(row.record, column)
-    return "" if value is ABSENT or value is None else str(value)
+def tiers_upwards(recipe: Recipe) -> list[str]:
+    """The task's tiers from the lowest to the highest."""
+    return sorted(recipe.task.tiers, key=lambda name: recipe.task.tiers[name])
 
 
 def _flattered(number: int) -> str:
     """A remark where rows to judge by are among those that were learned."""
     return f"{number} of these rows have the id of a row that the student learned from: figures on them flatter it."
-
-
-def _line(judged: Judged, prediction: Prediction | BadRow) -> dict[str, Any]:
-    """A line of predictions.jsonl."""
-    probabilities: Mapping[str, Sequence[float]] = prediction.probabilities if isinstance(prediction, Prediction) else {}
-    reference: Mapping[str, Value] = judged.reference
-    return {
-        "id": judged.id,
-        "split": judged.split,
-        "reference": reference,
-        "answer": judged.answer,
-        "confidence": judged.confidence,
-        "probabilities": {name: {"raw": [round(p, 6) for p in raw]} for name, raw in probabilities.items()},
-        "overall": judged.overall,
-        "tier": judged.tier,
-        "reference_overall": judged.reference_overall,
-        "reference_tier": judged.reference_tier,
-        "nll": judged.nll,
-        "tokens": judged.nll_tokens,
-        **({"refused": prediction.reason} if isinstance(prediction, BadRow) else {}),
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from mlx_distill.data.balance import Balance
 from mlx_distill.data.batches import steps_per_epoch
 from mlx_distill.data.tokens import Lesson, Lessons, lessons
 from mlx_distill.errors import DataError
+from mlx_distill.evaluation import slices
 from mlx_distill.observe.progress import amount
 from mlx_distill.recipe.schema import Recipe
 from mlx_distill.records import BadRow, Example
 from mlx_distill.task.answer import AnswerPlan
-from mlx_distill.task.fields import ABSENT, follow
 from mlx_distill.task.plan import plan
 from mlx_distill.task.prompt import Prompt, load_tokenizer
 from mlx_distill.task.slots import SlotPlan
@@ -49,7 +49,8 @@ class Prepared:
         if limit is not None:
             rows = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode("utf-8", "surrogatepass")).digest())[:limit]
         split = examples.divide(recipe.task, recipe.data.split, rows, path)
-        _require_columns(recipe.evaluate.slices, rows, path)
+        split["train"] = examples.taken(split["train"], recipe.data.take, path)
+        slices.require(recipe.evaluate.slices, rows, recipe.task, path)
         return cls(recipe, {row.id: row for row in rows}, loaded.bad, loaded.sha256, split, limit)
 
     def recall(self) -> None:
@@ -126,14 +127,6 @@ class Prepared:
             out = f", {len(general.rejected)} more are too long" if general.rejected else ""
             yield f"beside them {general.due(len(train.rows))} of {len(general.rows)} general rows an epoch, a share of {share:g}{out}"
         yield f"base: {card['parameters']:,} parameters, {size(_weight_bytes(base))} on disk"
-
-
-def _require_columns(columns: Iterable[str], rows: Sequence[Example], path: Path) -> None:
-    """Before the training, not in the report after it."""
-    for column in columns:
-        if all(follow(row.record, column) is ABSENT for row in rows):
-            there = ", ".join(map(str, rows[0].record))
-            raise DataError(f"evaluate.slices names {column!r}, and there is no such column", file=path, hint=f"there is {there}")
 
 
 def open_config(base: Path) -> dict[str, Any]:

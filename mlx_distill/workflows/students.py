@@ -20,11 +20,13 @@ from mlx_distill.backends.base import Student as Opened
 from mlx_distill.data.examples import Reader
 from mlx_distill.data.sources import SourceRow
 from mlx_distill.errors import DataError, OutputError, RecipeError
+from mlx_distill.files import sha256
 from mlx_distill.inference.engine import Engine
 from mlx_distill.inference.identity import flat
 from mlx_distill.recipe.lock import recipe_hash, resolved
 from mlx_distill.recipe.schema import FieldSpec, Recipe
 from mlx_distill.records import BadRow, Prediction
+from mlx_distill.task.confidence import FILE, Confidence
 from mlx_distill.task.plan import without_texts
 from mlx_distill.task.prompt import columns, load_tokenizer
 from mlx_distill.training.run import MAY_CHANGE, PLACES, Run
@@ -74,6 +76,8 @@ class Chosen:
     run: Run
     recipe: Recipe
     facts: Mapping[str, Any]
+    confidence: Confidence | None = None
+    """What was found out about how sure it really is. None: nothing, or of other weights than these."""
 
     @property
     def name(self) -> str:
@@ -99,7 +103,8 @@ class Chosen:
         kept = {key: value for key, value in settings.items() if not (key in MAY_CHANGE + PLACES or key.startswith(_SECTIONS))}
         order = {"order of task.fields": ", ".join(self.recipe.task.fields)}
         hashes = {"adapter_sha256": self.run.adapter_hash(), "recipe_sha256": recipe_hash(self.recipe), "base": self.base}
-        return hashes | {"recipe": kept | order}
+        known = {"calibration_sha256": sha256(self.run.adapter / FILE)} if self.confidence is not None else {}
+        return hashes | known | {"recipe": kept | order}
 
 
 _SECTIONS = tuple(f"{name}." for name in MAY_CHANGE)
@@ -204,7 +209,42 @@ def _chosen(setting: Setting, place: Path) -> Chosen:
 
         place = opened(place, setting.cache)
     run = Run(place)
-    return Chosen(run, *run.open_learned())
+    recipe, facts = run.open_learned()
+    return Chosen(run, recipe, facts, _confidence(setting, run))
+
+
+def _confidence(setting: Setting, run: Run) -> Confidence | None:
+    found = Confidence.read(run.adapter)
+    if found is None or found.adapter_sha256 == run.adapter_hash():
+        return found
+    setting.progress.say(f"note: {run.adapter / FILE} is of other weights, and not used: mlx-distill evaluate {run.path} writes it anew")
+    return None
+
+
+def cascade(setting: Setting, first: Sequence[Chosen], then: Path) -> list[Chosen]:
+    """The student that answers what the first defers. Raises DataError where they do not answer alike."""
+    if len(first) > 1:
+        raise DataError(f"--then goes on from one student; here are {len(first)}", hint="infer RUN --then RUN INPUT OUTPUT")
+    last = choose_students(setting, [then])
+    ours, theirs = (it[0].recipe.task.fields for it in (first, last))
+    if differing := [name for name in dict.fromkeys((*ours, *theirs)) if ours.get(name) != theirs.get(name)]:
+        message = f"it does not answer as {first[0].name} does: {', '.join(differing)} differ"
+        raise DataError(message, file=last[0].run.path, hint="a cascade is of two students of one task")
+    if first[0].name == last[0].name:
+        hint = "results say who answered: name one anew, mlx-distill train RECIPE --out RUN --resume --set name=..."
+        raise RecipeError(f"both students of the cascade are called {first[0].name}", file=last[0].run.path, hint=hint)
+    return last
+
+
+def require_deferral(chosen: Sequence[Chosen], asking: Asking, asked: str) -> None:
+    """Raises DataError where rows are to go on, or apart, that nobody defers. `asked`: the option that wants it."""
+    if asking.samples > 1:
+        message = f"{asked}: how sure several samples are is not known; the threshold was found for single answers"
+        raise DataError(message, hint="leave --samples out")
+    for student in chosen:
+        if student.confidence is None or student.confidence.threshold is None:
+            hint = "name targets.defer and data.split.calibrate in its recipe, train, and evaluate: that finds the threshold"
+            raise DataError(f"{asked}: {student.name} has no threshold to defer by", file=student.run.path, hint=hint)
 
 
 def _engine(chosen: Chosen, opened: Opened, tokenizer: Any, asking: Asking, *, whole: bool) -> Engine:
@@ -216,6 +256,7 @@ def _engine(chosen: Chosen, opened: Opened, tokenizer: Any, asking: Asking, *, w
         "texts": asking.texts,
         "whole": whole,
     }
+    ask["confidence"] = chosen.confidence if asking.samples == 1 else None
     return Engine(opened, recipe.task, tokenizer, answer=recipe.answer, max_tokens=recipe.train.max_tokens, adapter=chosen.name, **ask)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_distill.backends.base import Backend, LoraShape
+from mlx_distill.backends.base import BARE, Backend, LoraShape
 from mlx_distill.backends.choose import choose
 from mlx_distill.errors import BackendError
 from mlx_distill.records import Group, TokenRow
@@ -217,6 +217,44 @@ def test_losses_are_those_of_the_only_adapter_that_was_opened(side: Side, two: t
     for opened_with, model in (({"one": adapters["one"]}, models["one"]), (adapters, bare), ({}, bare)):
         losses = choose(side.name).open(folder, adapters=opened_with).loss(groups)
         assert {name: loss.nats for name, loss in losses.items()} == pytest.approx(plain.row_nats(model, groups), rel=1e-5)
+
+
+def test_the_base_as_it_was_answers_beside_its_only_adapter(side: Side, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]) -> None:
+    folder, adapters, models = two
+    generator = np.random.default_rng(9)
+    prefix = plain.random_ids(generator, 5)
+    student = choose(side.name).open(folder, adapters={"one": adapters["one"]})
+    named = {None: models["one"], BARE: plain.plain_model(folder), "one": models["one"]}
+    twins = [Twin(student.session(prefix, adapter=name), model, prefix) for name, model in named.items()]
+    handles = [twin.admit(ids(generator, 4, 6))[0] for twin in twins]
+    for twin, handle in zip(twins, handles, strict=True):
+        twin.extend({handle: [8, 9]})
+    for twin in twins:
+        twin.check_score(generator)
+
+
+def test_a_base_all_of_whose_weights_were_trained_is_not_in_memory_any_more(side: Side, base: MakeBase, tmp_path: Path) -> None:
+    folder = base(num_hidden_layers=1)
+    student = choose(side.name).open(folder)
+    student.prepare(None, optimizer="adamw", weight_decay=0.0, initial=None, seed=0)
+    student.save_adapter(tmp_path / "whole")
+    for changed in (student, choose(side.name).open(folder, adapters={"own": tmp_path / "whole"})):
+        with pytest.raises(BackendError, match="all weights were trained: the base as it was is not in memory"):
+            changed.session(NOTHING, adapter=BARE)
+
+
+def test_the_nats_of_each_target_are_those_of_which_the_row_s_loss_is_made(
+    side: Side, two: tuple[Path, dict[str, Path], dict[str, nn.Module]]
+) -> None:
+    folder, adapters, _ = two
+    groups = [plain.random_group(np.random.default_rng(seed), seed - 10, [[5, 3], [7]]) for seed in (10, 14)]
+    student = choose(side.name).open(folder, adapters={"one": adapters["one"]})
+    nats, losses = student.nlls(groups), student.loss(groups)
+    rows = {row.id: row for group in groups for row in group.rows}
+    assert nats.keys() == losses.keys() == rows.keys()
+    for name, row in rows.items():
+        assert nats[name].shape == row.targets.shape
+        assert float(nats[name] @ row.weight) == pytest.approx(losses[name].nats, rel=1e-5)
 
 
 def test_an_adapter_that_was_not_opened_is_refused_with_those_that_were(

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from mlx_distill.evaluation import curves, plots, progression
+from mlx_distill.evaluation import curves, plots
+from mlx_distill.evaluation.sections import training
 
 
 def step(n, **fields):
@@ -51,12 +52,12 @@ def test_a_long_training_is_thinned_and_keeps_its_ends_and_its_mean():
 
 
 def test_without_events_there_is_no_section():
-    assert progression.curve(document([])) == ""
-    assert progression.curve({"curve": []}) == "", "a report of before"
+    assert training.render(document([])) == ""
+    assert training.render({"curve": []}) == "", "a report of before"
 
 
 def test_the_plots_show_what_happened_and_say_it_in_words():
-    html = progression.curve(document(EVENTS))
+    html = training.render(document(EVENTS))
     for kind in ("curve raw", "curve other", "curve main", "mark resumed", "mark skipped", "ring kept"):
         assert html.count(f'class="{kind}"') >= 1, kind
     assert html.count('role="img"') == html.count("aria-label=", 0, html.index("<details>")) == 2
@@ -70,14 +71,16 @@ def test_the_plots_show_what_happened_and_say_it_in_words():
 
 def test_nothing_is_drawn_outside_of_its_axes_however_wild_the_losses():
     events = [step(n, loss=1e6 if n == 5 else 1.0 + n / 1000) for n in range(1, 60)]
-    html = progression.curve(document(events))
-    places = [float(y) for points in re.findall(r'points="([^"]*)"', html) for y in re.findall(r",([\d.-]+)", points)]
-    assert min(places) >= 14 and max(places) <= 260 - 34
+    html = training.render(document(events))
+    losses = html[: html.index("</svg>")]
+    places = [float(y) for points in re.findall(r'points="([^"]*)"', losses) for y in re.findall(r",([\d.-]+)", points)]
+    assert "0 0 720 300" in losses
+    assert min(places) == 34 and max(places) <= 300 - 54
 
 
 @pytest.mark.parametrize("events", [[step(1)], [validated(1, 0.5)], [step(1, loss=None), step(2)], [step(1), step(2, learning_rate=0.0)]])
 def test_the_shortest_trainings_are_drawn(events):
-    html = progression.curve(document(events))
+    html = training.render(document(events))
     assert "nan" not in html and "None" not in html
     assert "<svg" in html
 

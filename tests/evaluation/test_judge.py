@@ -1,5 +1,7 @@
 """Slices, tables and the verdict."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
@@ -7,6 +9,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from mlx_distill.errors import RecipeError
 from mlx_distill.evaluation import judge as judging
 from mlx_distill.evaluation.judge import Judged, against, answered_by, judge, metric_names, verdict
+from mlx_distill.evaluation.metrics.ece_mass import ece_mass
 from mlx_distill.recipe.schema import FieldSpec
 
 KINDS = ("flood", "fire", "storm")
@@ -43,6 +46,36 @@ def test_a_slice_has_the_figures_of_its_rows_alone():
     for entry in entries:
         own = judge([row for row in made if row.slices["event"] == entry["value"]], FIELDS, bootstrap=100)
         assert entry["metrics"] == {name: pytest.approx(figure) for name, figure in own["metrics"].items()}
+
+
+def test_the_order_of_the_rows_changes_nothing():
+    made = rows()
+    order = np.random.default_rng(1).permutation(len(made))
+    one, other = (judge(part, FIELDS, bootstrap=100, slices=["event"]) for part in (made, [made[i] for i in order]))
+    assert one == other
+    perfect = answered_by(made, {row.id: row.reference for row in made})
+    there = against(perfect, made, FIELDS, bootstrap=100)
+    assert against([perfect[i] for i in order], [made[i] for i in order], FIELDS, bootstrap=100) == there
+
+
+def test_slices_may_be_given_row_by_row_in_the_order_of_the_rows():
+    made = rows()[::-1]
+    values = ["yes" if row.reference["urgent"] else "no" for row in made]
+    entries = judge(made, FIELDS, bootstrap=100, slices={"urgent": values})["slices"]["urgent"]
+    assert {entry["value"]: entry["n"] for entry in entries} == {word: values.count(word) for word in ("yes", "no")}
+    for entry in entries:
+        own = [row for row, value in zip(made, values, strict=True) if value == entry["value"]]
+        right = sum(row.answer["kind"] == row.reference["kind"] for row in own)
+        assert entry["metrics"]["accuracy.kind"]["value"] == pytest.approx(right / len(own))
+
+
+def test_a_slice_has_bins_of_its_own_rows_masses():
+    made = [dataclasses.replace(row, confidence={"kind": 0.5 + 0.004 * i}) for i, row in enumerate(rows())]
+    entries = judge(made, FIELDS, bootstrap=100, slices=["event"])["slices"]["event"]
+    for entry in entries:
+        own = [row for row in made if row.slices["event"] == entry["value"]]
+        sure, right = [row.confidence["kind"] for row in own], [row.answer["kind"] == row.reference["kind"] for row in own]
+        assert entry["metrics"]["ece_mass.kind"]["value"] == pytest.approx(ece_mass(sure, right))
 
 
 def test_an_error_is_worst_where_it_is_largest():
@@ -133,9 +166,11 @@ def test_another_on_the_same_rows_is_compared_pair_by_pair():
 
 
 def test_another_gets_its_overall_from_the_rubric_and_no_confidence():
-    made = [Judged(id="a", split="test", reference={}, answer={}, confidence={"kind": 0.9}, overall=1.0, tier="low")]
+    own = {"confidence": {"kind": 0.9}, "probabilities": {"kind": [0.9, 0.1, 0]}, "nll_fields": {"kind": (1.0, 2.0)}, "tokens": 9}
+    made = [Judged(id="a", split="test", reference={}, answer={}, overall=1.0, tier="low", **own)]
     (swapped,) = answered_by(made, {"a": {"kind": "fire"}}, lambda row, answer: (7.5, f"{row} {answer['kind']}"))
     assert (swapped.overall, swapped.tier, swapped.confidence) == (7.5, "a fire", {})
+    assert (swapped.probabilities, swapped.nll_fields, swapped.tokens) == ({}, {}, None)
     assert answered_by(made, {})[0].answer is None
 
 

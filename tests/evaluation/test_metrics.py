@@ -3,6 +3,7 @@
 import doctest
 import math
 from itertools import pairwise
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,8 +12,19 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error
 
 from mlx_distill import catalog
-from mlx_distill.evaluation.judge import KIND, Judged, lay_out, measure, metric, metric_names
-from mlx_distill.evaluation.metrics import Tally
+from mlx_distill.errors import DistillError
+from mlx_distill.evaluation.judge import (
+    KIND,
+    Judged,
+    best_at_zero,
+    is_alias,
+    lay_out,
+    lower_is_better,
+    measure,
+    metric,
+    metric_names,
+    parts,
+)
 from mlx_distill.evaluation.metrics.accuracy import accuracy
 from mlx_distill.evaluation.metrics.ece import bin_of, ece
 from mlx_distill.evaluation.metrics.list_f1 import list_f1
@@ -21,6 +33,7 @@ from mlx_distill.evaluation.metrics.mae import mae
 from mlx_distill.recipe.schema import FieldSpec
 
 ANIMALS = {"animal": FieldSpec(kind="choice", choices=("cat", "dog", "owl", "yak"))}
+TIERS = ("low", "mid", "high")
 SCORES = {"risk": FieldSpec(kind="score", weight=0.5), "joy": FieldSpec(kind="score", min=0, max=5, step=0.5, weight=0.5)}
 
 
@@ -35,9 +48,11 @@ def totals(rows, fields):
 @pytest.mark.parametrize("name", catalog.names(KIND))
 def test_every_metric_has_an_example_that_was_worked_out(name):
     module = catalog.find(KIND, name)
-    assert doctest.testmod(module).attempted >= (0 if name == "overall_mae" else 1)  # it is mae, which has the example
+    own = getattr(module, name).__module__ == module.__name__  # overall_mae is mae, which has the example
+    assert doctest.testmod(module).attempted >= own
     assert doctest.testmod(module).failed == 0
-    assert module.BETTER in ("higher", "lower")
+    assert module.BETTER in ("higher", "lower", "zero", "limit")
+    assert getattr(module, "NEEDS", None) in (None, "overall", "tiers")
     assert module.UNIT
     assert module.TITLE
     assert callable(getattr(module, name))
@@ -172,16 +187,23 @@ def test_a_slice_of_a_tally_is_the_tally_of_the_slice(seed):
             {"animal": str(random.choice(["cat", "dog", "owl"])), "risk": int(random.integers(0, 11))},
             {"animal": str(random.choice(["cat", "dog", "owl"])), "risk": int(random.integers(0, 11))} if random.random() < 0.9 else None,
             confidence={"animal": float(random.random())},
+            probabilities={"risk": random.dirichlet(np.ones(11)).tolist(), "animal": random.dirichlet(np.ones(4)).tolist()},
+            nll_fields={"risk": (float(random.random()), 2.0)},
+            reference_overall=float(random.integers(0, 11)),
+            overall=float(random.integers(0, 11)),
+            reference_tier=str(random.choice(["low", "mid", "high"])),
+            tier=str(random.choice(["low", "mid", "high"])),
         )
         for _ in range(20)
     ]
     fields = {**ANIMALS, **SCORES}
     chosen = np.flatnonzero(random.random(20) < 0.5)
-    whole = measure(lay_out(rows, fields))
-    part = measure(lay_out([rows[i] for i in chosen], fields))
+    whole = measure(lay_out(rows, fields, TIERS))
+    part = measure(lay_out([rows[i] for i in chosen], fields, TIERS))
+    assert {name.partition(".")[0] for name in part} >= {"spearman", "kappa", "crps", "ece_mass", "tier_kappa"} or len(chosen) < 5
     for name, tally in part.items():
-        taken: Tally = whole[name].take(chosen)
-        assert (taken.total(), taken.n) == (pytest.approx(tally.total()), tally.n), name
+        taken = whole[name].take(chosen)
+        assert (taken.total(), taken.n) == (pytest.approx(tally.total(), nan_ok=True), tally.n), name
 
 
 def test_the_names_of_a_tasks_metrics_are_known_before_any_row_is():
@@ -191,13 +213,33 @@ def test_the_names_of_a_tasks_metrics_are_known_before_any_row_is():
     )
     assert {"overall_mae", "score_mae", "tier_agreement", "accuracy", "dimension_mae", "mae.joy"} <= set(metric_names(SCORES))
     assert {"overall_mae", "tier_agreement", "dimension_mae"}.isdisjoint(metric_names(ANIMALS))
-    assert "tier_agreement" not in metric_names(SCORES, tiers=False)
+    assert {"tier_agreement", "tier_adjacent", "tier_kappa"} <= set(metric_names(SCORES))
+    assert {"tier_agreement", "tier_adjacent", "tier_kappa"}.isdisjoint(metric_names(SCORES, tiers=False))
+    assert {"overall_within_0.5", "overall_rmse", "overall_bias", "overall_spearman"} <= set(metric_names(SCORES, tiers=False))
+    assert not any(name.startswith("overall") for name in metric_names({"risk": FieldSpec(kind="score")}))
 
 
 def test_every_public_name_leads_to_its_file():
     for name in metric_names({**ANIMALS, **SCORES}):
-        assert metric(name).tallies
+        assert isinstance(metric(name), ModuleType)
+        assert parts(name)[1] in (None, *ANIMALS, *SCORES)
     assert metric("score_mae") is metric("overall_mae")
+    assert is_alias("score_mae") and not is_alias("overall_mae")
+
+
+def test_a_point_in_a_name_parts_the_field_but_not_a_number():
+    assert parts("overall_within_0.5") == ("overall_within_0.5", None)
+    assert metric("overall_within_1.0").__name__.endswith(".overall_within")
+    assert parts("macro_f1.a.b") == ("macro_f1", "a.b")
+    assert parts("mae.overall_within_0.5") == ("mae", "overall_within_0.5")
+    with pytest.raises(DistillError) as error:
+        metric("overall_withn_0.5")
+    assert "overall_within" in (error.value.hint or "")
+
+
+def test_which_way_is_better_is_known_of_every_name():
+    assert [lower_is_better(name) for name in ("mae.risk", "kappa.risk", "bias.risk", "length.why", "brier.animal")] == [1, 0, 1, 1, 1]
+    assert [best_at_zero(name) for name in ("bias.risk", "overall_bias", "mae.risk")] == [True, True, False]
 
 
 def test_names_are_listed_in_a_stable_order():

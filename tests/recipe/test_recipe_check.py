@@ -76,10 +76,12 @@ def test_a_sound_recipe_has_no_problem(sound: Path) -> None:
         ("targets.accuracy=88", "targets.accuracy", "0.88 for 88 %"),
         ("targets.score_mae=-1", "targets.score_mae", "at least 0"),
         ("targets.mae.relevant=1", "targets.mae", "must be a number"),
-        ("train.keep=mae.kind", "train.keep", "a choice has accuracy.kind, macro_f1.kind, ece.kind"),
+        ("train.keep=mae.kind", "train.keep", "a choice has accuracy.kind, macro_f1.kind, cohen_kappa.kind"),
         ("train.keep=acuracy", "train.keep", "did you mean accuracy?"),
         ("train.keep=valid", "train.keep", "this task has no metric valid"),
         ("train.keep=nll", "train.keep", "keep: valid_loss"),
+        ("train.keep=nll.kind", "train.keep", "keep: valid_loss"),
+        ("train.keep=length.reasoning", "train.keep", "a text has rouge_l.reasoning, empty.reasoning"),
         ("train.max_skipped=0", "train.max_skipped", "at least 1"),
         ("train.sample_every=0", "train.sample_every", "at least 1"),
         ("data.balance.kind=cubic", "data.balance.kind", "not among its values"),
@@ -132,17 +134,44 @@ def test_a_target_must_be_a_metric_of_its_field(sound: Path) -> None:
     sound.write_text(SOUND + "targets: {mae.kind: 1, accuracy.maturity: 1, ece.reasoning: 0.1, accuracy.reelvant: 1, mae.maturity: 1.5}\n")
     problems = found(sound)
     assert set(problems) == {"targets.mae.kind", "targets.accuracy.maturity", "targets.ece.reasoning", "targets.accuracy.reelvant"}
-    assert problems["targets.mae.kind"].endswith("(a choice has accuracy.kind, macro_f1.kind, ece.kind)")
+    assert problems["targets.mae.kind"].endswith(
+        "(a choice has accuracy.kind, macro_f1.kind, cohen_kappa.kind, brier.kind, ece.kind, ece_mass.kind, nll.kind, perplexity.kind)"
+    )
     assert problems["targets.accuracy.reelvant"].endswith("(did you mean accuracy.relevant?)")
 
 
 def test_a_task_has_the_metrics_of_its_fields() -> None:
     scores = TaskSpec(input="{t}", fields={"a": FieldSpec(kind="score")})
-    assert metric_names(scores) == ["mae.a", "dimension_mae", "exact_match", "valid_json", "nll", "perplexity", "ece.a"]
+    of_a = ["mae.a", "rmse.a", "bias.a", "exact.a", "kappa.a", "spearman.a", "crps.a", "ece.a", "ece_mass.a", "nll.a", "perplexity.a"]
+    assert metric_names(scores) == [*of_a, "dimension_mae", "exact_match", "valid_json", "nll", "perplexity"]
     weighted = TaskSpec(input="{t}", fields={"a": FieldSpec(kind="score", weight=1.0)}, tiers={"x": 0.0})
-    assert {"accuracy", "overall_mae", "score_mae", "tier_agreement"} <= set(metric_names(weighted))
+    assert {"accuracy", "overall_mae", "score_mae", "overall_within_0.5", "tier_agreement", "tier_kappa"} <= set(metric_names(weighted))
     flags = TaskSpec(input="{t}", fields={"id": FieldSpec(kind="flag")})
-    assert metric_names(flags) == ["accuracy", "accuracy.id", "macro_f1.id", "exact_match", "valid_json", "nll", "perplexity", "ece.id"]
+    assert {"accuracy", "accuracy.id", "macro_f1.id", "cohen_kappa.id", "brier.id"} <= set(metric_names(flags))
+    assert not any(name.startswith(("overall", "tier")) for name in (*metric_names(scores), *metric_names(flags)))
+
+
+@pytest.mark.parametrize(
+    ("target", "word"),
+    [
+        ("overall_within_0.5: 85", "0.85 for 85 %"),
+        ("kappa.maturity: 1.2", "is a share"),
+        ("rmse.maturity: 1.2", None),
+        ("bias.maturity: 1.2", None),
+        ("bias.maturity: -0.2", "at least 0"),
+        ("brier.kind: 1.5", None),
+        ("crps.maturity: 3", None),
+        ("length.reasoning: 200", None),
+        ("length_ratio.reasoning: 1.5", None),
+        ("perplexity.reasoning: 12", None),
+        ("overall_rmse: 2", None),
+        ("rouge_l.reasoning: 30", "0.3 for 30 %"),
+    ],
+)
+def test_a_target_is_a_share_unless_its_metric_may_be_more_than_1(sound: Path, target: str, word: str | None) -> None:
+    sound.write_text(SOUND + f"targets: {{{target}}}\n")
+    problems = found(sound)
+    assert (word is None and problems == {}) or (word is not None and word in problems[f"targets.{target.partition(':')[0]}"])
 
 
 @pytest.mark.parametrize("weight", [None, 1.0])

@@ -6,12 +6,13 @@ It knows no schedule, no files but its own state, no prompts and no grammar.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from mlx_distill.backends import allocation
 from mlx_distill.backends.base import Capacity, LoraShape
@@ -102,18 +103,26 @@ class MlxStudent(AdapterStudent[Trained, mx.array]):
     def _set(self, names: Sequence[str], values: Sequence[mx.array]) -> None:
         self._own.set(dict(zip(names, values, strict=True)))
 
-    def loss(self, groups: Sequence[Group]) -> dict[str, LossSum]:
-        self._wear(None)
+    def loss(self, groups: Sequence[Group], *, adapter: str | None = None) -> dict[str, LossSum]:
         row_losses: dict[str, LossSum] = {}
-        for group in self._share(groups):
+        for batch, each in self._computed(self._share(groups), adapter):
+            row_losses |= batch.row_losses(each)
+        return row_losses if self._ranks is None else self._ranks.losses(row_losses, groups)[0]
+
+    def nlls(self, groups: Sequence[Group]) -> dict[str, NDArray[np.float32]]:
+        return {name: own for batch, each in self._computed(groups, None) for name, own in batch.row_nlls(each).items()}
+
+    def _computed(self, groups: Sequence[Group], adapter: str | None) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+        """The nats of each micro-batch's targets."""
+        self._wear(adapter)
+        for group in groups:
             tape = Tape()
             shared = prefix_states(tape, self._model, group.prefix) if len(group.prefix) else []
             for rows in group.micro_batches:
                 batch = Batch(self._model, rows, len(group.prefix))
                 each = nlls(tape, self._model, self._head, batch, shared).value
                 mx.eval(each)
-                row_losses |= batch.row_losses(np.asarray(each))
-        return row_losses if self._ranks is None else self._ranks.losses(row_losses, groups)[0]
+                yield batch, np.asarray(each)
 
     # answering
 

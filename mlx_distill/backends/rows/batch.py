@@ -52,3 +52,8 @@ class Lessons:
         size = len(self.rows)
         sums, weights = np.bincount(self.row, nats, size), np.bincount(self.row, self.weight, size)
         return {row.id: LossSum(float(nat), float(w)) for row, nat, w in zip(self.rows, sums, weights, strict=True)}
+
+    def row_nlls(self, nlls: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """The (k,) nlls, row by row."""
+        parts = np.split(nlls, np.cumsum([len(row.targets) for row in self.rows])[:-1])
+        return {row.id: part for row, part in zip(self.rows, parts, strict=True)}

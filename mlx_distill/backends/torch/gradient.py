@@ -19,10 +19,11 @@ it after (Micikevicius et al., "Mixed Precision Training", 2018).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mlx_distill.backends.rows.batch import Lessons
@@ -89,12 +90,19 @@ class Gradient:
 
 
 def row_losses(seen: Sequence[tuple[Lessons, Tensor]]) -> dict[str, LossSum]:
-    """Of all micro-batches, fetched from the device at once."""
-    if not seen:
-        return {}
-    ends = np.cumsum([len(each) for _, each in seen])[:-1]
-    parts = np.split(torch.cat([each for _, each in seen]).cpu().numpy(), ends)
-    return {name: loss for (lessons, _), part in zip(seen, parts, strict=True) for name, loss in lessons.row_losses(part).items()}
+    return {name: loss for lessons, part in _fetched(seen) for name, loss in lessons.row_losses(part).items()}
+
+
+def row_nlls(seen: Sequence[tuple[Lessons, Tensor]]) -> dict[str, NDArray[np.float32]]:
+    return {name: nats for lessons, part in _fetched(seen) for name, nats in lessons.row_nlls(part).items()}
+
+
+def _fetched(seen: Sequence[tuple[Lessons, Tensor]]) -> Iterator[tuple[Lessons, NDArray[np.float32]]]:
+    """Of all micro-batches, from the device at once."""
+    if seen:
+        ends = np.cumsum([len(each) for _, each in seen])[:-1]
+        parts = np.split(torch.cat([each for _, each in seen]).float().cpu().numpy(), ends)
+        yield from ((lessons, part) for (lessons, _), part in zip(seen, parts, strict=True))
 
 
 def _taken(value: Tensor, scale: float) -> Tensor:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mlx_distill.backends import allocation
@@ -21,7 +22,7 @@ from mlx_distill.backends.torch import kernels, lora, loss
 from mlx_distill.backends.torch.choice import flash_for
 from mlx_distill.backends.torch.decoder import prefix_states
 from mlx_distill.backends.torch.flash import tile
-from mlx_distill.backends.torch.gradient import Gradient, row_losses
+from mlx_distill.backends.torch.gradient import Gradient, row_losses, row_nlls
 from mlx_distill.backends.torch.kernels.routes import BLOCK_BYTES
 from mlx_distill.backends.torch.loss import nlls
 from mlx_distill.backends.torch.model import open_model
@@ -123,16 +124,24 @@ class TorchStudent(AdapterStudent[Trained, Tensor]):
         self._own.draw(self._drawn(key))
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
-    def loss(self, groups: Sequence[Group]) -> dict[str, LossSum]:
-        self._wear(None)
+    def loss(self, groups: Sequence[Group], *, adapter: str | None = None) -> dict[str, LossSum]:
+        own = row_losses(self._computed(groups if self._ranks is None else self._ranks.share(groups), adapter))
+        return own if self._ranks is None else self._ranks.losses(own, groups)[0]
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def nlls(self, groups: Sequence[Group]) -> dict[str, NDArray[np.float32]]:
+        return row_nlls(self._computed(groups, None))
+
+    def _computed(self, groups: Sequence[Group], adapter: str | None) -> list[tuple[Lessons, Tensor]]:
+        """The nats of each micro-batch's targets, on the device."""
+        self._wear(adapter)
         seen: list[tuple[Lessons, Tensor]] = []
-        for group in groups if self._ranks is None else self._ranks.share(groups):
+        for group in groups:
             shared = prefix_states(self._model, group.prefix) if len(group.prefix) else []
             for rows in group.micro_batches:
                 lessons = Lessons(rows)
                 seen.append((lessons, nlls(self._model, lessons, shared, len(group.prefix))))
-        own = row_losses(seen)
-        return own if self._ranks is None else self._ranks.losses(own, groups)[0]
+        return seen
 
     # answering
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from mlx_distill.cli.going_on import going_on
 from mlx_distill.cli.options import backend_option, delimiter_option, json_option, setting
 from mlx_distill.cli.render import document
-from mlx_distill.errors import Interrupted
 from mlx_distill.observe.progress import amount
 
 MISSING = {0: "STUDENT, INPUT and OUTPUT are", 1: "INPUT and OUTPUT are", 2: "OUTPUT is"}
@@ -39,6 +36,12 @@ MISSING = {0: "STUDENT, INPUT and OUTPUT are", 1: "INPUT and OUTPUT are", 2: "OU
 @click.option(
     "--workers", default="auto", metavar="N", help="Processes that answer. Default: one for each GPU, where there are several; else one."
 )
+@click.option(
+    "--deferred", type=click.Path(path_type=Path), metavar="FILE", help="Write the rows that are deferred apart, for the judge: JSON lines."
+)
+@click.option(
+    "--then", type=click.Path(path_type=Path), metavar="STUDENT", help="What STUDENT is not sure enough of, this one answers: a cascade."
+)
 @click.option("--max-rejects", type=int, metavar="N", help="Stop when more than N rows were rejected. Default: any number.")
 @backend_option
 @json_option
@@ -53,6 +56,8 @@ def command(
     no_text: bool,
     distributions: bool,
     workers: str,
+    deferred: Path | None,
+    then: Path | None,
     max_rejects: int | None,
     backend: str,
     as_json: bool,
@@ -68,6 +73,8 @@ def command(
     mlx-distill infer runs/crisis backlog.jsonl.gz answers.parquet --resume
     mlx-distill infer runs/solar runs/policy runs/nature backlog.jsonl answers.jsonl
     mlx-distill infer runs/crisis backlog.jsonl answers.jsonl --workers 4
+    mlx-distill infer runs/crisis backlog.jsonl answers.jsonl --deferred for_the_judge.jsonl
+    mlx-distill infer runs/small --then runs/large backlog.jsonl answers.jsonl --deferred for_the_judge.jsonl
     """
     from mlx_distill import workflows
 
@@ -75,10 +82,10 @@ def command(
         raise click.UsageError(f"{missing} missing: infer STUDENT... INPUT OUTPUT")
     *students, input, output = places
     asking = workflows.Asking(samples, temperature, seed, texts=not no_text)
-    with _going_on(resume=resume):
+    with going_on("broken off; what had been answered is whole", resume=resume):
         done = workflows.infer(
             setting(as_json=as_json, backend=backend), students, input, output, resume=resume, delimiter=delimiter, format=format,
-            asking=asking, distributions=distributions, max_rejects=max_rejects, workers=_number(workers),
+            asking=asking, distributions=distributions, max_rejects=max_rejects, workers=_number(workers), deferred=deferred, then=then,
         )  # fmt: skip
     rate = f" ({done['rows_per_hour']:,} rows an hour)" if done["rows_per_hour"] is not None else ""
     document(done, as_json=as_json, lines=[f"{output}: {_counted(done)}{rate}"])
@@ -102,18 +109,8 @@ def _counted(done: Mapping[str, Any]) -> str:
     told = {
         f"{done['done']} {answered}": True,
         f"{before} {answered} before": before,
+        f"{done['deferred']} of them deferred": done["deferred"],
         f"{rejected} rejected": done["rejected"],
         f"{done['rejected_before']} {'rejects' if several else 'rejected'} before": done["rejected_before"],
     }
     return ", ".join(words for words, there in told.items() if there)
-
-
-@contextmanager
-def _going_on(*, resume: bool) -> Iterator[None]:
-    """Whoever breaks off is told the command that goes on: the one that was typed, with --resume."""
-    try:
-        yield
-    except (Interrupted, KeyboardInterrupt) as error:
-        message = error.message if isinstance(error, Interrupted) else "broken off; what had been answered is whole"
-        typed = [*sys.argv[1:], *([] if resume else ["--resume"])]
-        raise Interrupted(message, hint=f"this goes on: {shlex.join(['mlx-distill', *typed])}") from error

@@ -1,27 +1,41 @@
 """What a metric is: a file of this folder, a plain function with a hand-checked example, and its `tallies`.
 
-    BETTER = "higher"                                  or "lower"
+    BETTER = "higher"                                  "lower"; "zero": nearest to 0; "limit": a target on it is a limit from above,
+                                                       and no student is better for less of it
     UNIT = "share of rows"
     TITLE = "Accuracy"                                 what a person reads
     def accuracy(reference, answer) -> float           the plain function
     def tallies(sheet) -> dict[str, Tally]             the same figure for each field it fits, under its public name
 
-A `Tally` is a figure written as a function of sums over rows. So the figure, a slice of it, and every resample of a bootstrap are the same
-few additions, and a thousand resamples are one product of matrices. Metrics see columns (`Sheet`), never rows, files or models.
+and where it needs them
+
+    NEEDS = "overall"                                  or "tiers": what a task must have, for the figure to be there at all
+    NAMES = ("overall_within_0.5", ...)                its public names, where they are not the file's; a {} of TITLE is a name's last word
+    ALIASES = ("score_mae",)                           other names of the very same figure
+
+A public name is such a name alone, or with a field: `NAME.FIELD`. A figure is a `Tally`: the figure over all rows, a slice of it, and every
+resample of a bootstrap are then the same few additions. Metrics see columns (`Sheet`), never rows, files or models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from mlx_distill.evaluation.tally import AnyTally as AnyTally
+from mlx_distill.evaluation.tally import Bools as Bools
+from mlx_distill.evaluation.tally import Floats as Floats
+from mlx_distill.evaluation.tally import PairTally as PairTally
+from mlx_distill.evaluation.tally import Rows as Rows
+from mlx_distill.evaluation.tally import Tally as Tally
+from mlx_distill.evaluation.tally import known_mean as known_mean
+from mlx_distill.evaluation.tally import mean as mean
+from mlx_distill.evaluation.tally import mean_of_means as mean_of_means
+from mlx_distill.evaluation.tally import ratio as ratio
 from mlx_distill.records import Value
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 CLOSED = ("score", "choice", "flag")
 """Kinds of field with a closed set of values."""
@@ -29,7 +43,7 @@ LABELS = ("choice", "flag")
 """Kinds of field whose values are names: right or wrong, nothing between."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Column:
     """One field over all rows; every array is (rows,). Names (choice, flag) are indices into `labels`; NaN: there is none."""
 
@@ -45,14 +59,28 @@ class Column:
     confidence: Floats
     raw: Sequence[tuple[Value | None, Value | None]]
     """(judge's, student's) as they came."""
+    nll: Floats
+    """Nats of the field's value in the judge's answer, summed over `nll_tokens`."""
+    nll_tokens: Floats
     labels: tuple[str, ...] = ()
     values: Floats = field(default_factory=lambda: np.zeros(0))
     """Of a closed field (k,): what each of `probabilities` is of. A score's numbers; of names their indices into `labels`."""
     probabilities: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     """(rows, k), NaN where a row has none."""
 
+    @property
+    def both(self) -> Bools:
+        """Judge and student answered it."""
+        return self.labelled & self.answered
 
-@dataclass(frozen=True, slots=True, eq=False)
+    @property
+    def spread(self) -> Bools:
+        """The judge answered it, and the student gave every value a probability."""
+        known = ~np.isnan(self.probabilities).any(axis=1) if self.probabilities.shape[1] else np.zeros(len(self.labelled), dtype=bool)
+        return self.labelled & known
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Sheet:
     """All rows as columns. NaN, or code -1, where a row has no such figure."""
 
@@ -64,7 +92,9 @@ class Sheet:
     reference_tier: NDArray[np.int64]
     tier: NDArray[np.int64]
     tiers: tuple[str, ...]
-    """From the lowest to the highest, as far as they were seen or are known; codes count along it."""
+    """From the lowest to the highest, as far as they are known; then those that were seen beside them. Codes count along it."""
+    ordered: int
+    """So many of `tiers` are known to stand in order."""
     nll: Floats
     """Nats of the row's reference answer, summed over `nll_tokens`."""
     nll_tokens: Floats
@@ -73,57 +103,17 @@ class Sheet:
         return {name: column for name, column in self.fields.items() if column.kind in kinds}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Tally:
-    """`value` maps sums over rows (..., k) of `columns` (rows, k) to figures (...). `counted` (rows,): those that the figure is about."""
+def nearest_step(numbers: Floats, values: Floats) -> Floats:
+    """Which of a score's values (k,), evenly spaced, each number is nearest to, from 0; upwards at the middle, as in training. NaN stays.
 
-    columns: Floats
-    counted: Bools
-    value: Callable[[Floats], Floats]
-
-    @property
-    def n(self) -> int:
-        return int(self.counted.sum())
-
-    def total(self) -> float:
-        """The figure over all rows. NaN where no row counts."""
-        return float(self.value(self.columns.sum(axis=0)))
-
-    def take(self, rows: NDArray[np.intp]) -> Tally:
-        """The same figure over some of the rows."""
-        return Tally(self.columns[rows], self.counted[rows], self.value)
-
-
-def mean(values: ArrayLike, counted: ArrayLike) -> Tally:
-    """The mean of `values` over the rows that count.
-
-    >>> mean([1.0, 0.0, 9.0], [True, True, False]).total()
-    0.5
+    >>> nearest_step(np.array([1.4, 1.5, 9.0]), np.array([1.0, 2.0, 3.0])).tolist()
+    [0.0, 1.0, 2.0]
     """
-    kept = np.asarray(counted, dtype=bool)
-    columns = np.stack([np.where(kept, np.asarray(values, dtype=float), 0.0), kept.astype(float)], axis=1)
-    return Tally(columns, kept, lambda sums: ratio(sums[..., 0], sums[..., 1]))
+    step = (values[-1] - values[0]) / (len(values) - 1)
+    place: Floats = np.floor((np.clip(numbers, values[0], values[-1]) - values[0]) / step + 0.5 + 1e-9)
+    return place
 
 
-def mean_of_means(parts: Sequence[Tally]) -> Tally:
-    """The mean of several means; a part that no row counts for is left out.
-
-    >>> mean_of_means([mean([1, 0], [True, True]), mean([1, 9], [True, False])]).total()
-    0.75
-    """
-    columns = np.concatenate([part.columns for part in parts], axis=1)
-    counted = np.logical_or.reduce([part.counted for part in parts])
-    return Tally(columns, counted, lambda sums: known_mean(ratio(sums[..., 0::2], sums[..., 1::2])))
-
-
-def ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
-    """part / whole, NaN where the whole is 0."""
-    over, under = np.asarray(part, dtype=float), np.asarray(whole, dtype=float)
-    result: Floats = np.divide(over, under, out=np.full(np.broadcast_shapes(over.shape, under.shape), np.nan), where=under > 0)
-    return result
-
-
-def known_mean(values: Floats) -> Floats:
-    """The mean over the last axis of what is not NaN; NaN where all is."""
-    known = ~np.isnan(values)
-    return ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))
+def codes(values: Floats) -> NDArray[np.int64]:
+    """Indices into a column's labels as whole numbers, -1 where there is none."""
+    return np.where(np.isnan(values), -1, values).astype(np.int64)

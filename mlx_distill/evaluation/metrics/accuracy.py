@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from mlx_distill.evaluation.metrics import LABELS, Sheet, Tally, mean, mean_of_means
+from mlx_distill.evaluation.metrics import LABELS, Sheet, Tally, mean, mean_of_means, overall_within
 
 BETTER = "higher"
 UNIT = "share of rows"
@@ -34,6 +32,5 @@ def tallies(sheet: Sheet) -> dict[str, Tally]:
     if fields:
         found["accuracy"] = mean_of_means(list(fields.values()))
     elif sheet.of_kind("score"):
-        near = np.abs(sheet.overall - sheet.reference_overall) <= WITHIN + 1e-9
-        found["accuracy"] = mean(near, ~np.isnan(sheet.reference_overall))
+        found["accuracy"] = overall_within.tally(sheet.reference_overall, sheet.overall, WITHIN)
     return found

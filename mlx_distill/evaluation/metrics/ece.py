@@ -37,15 +37,20 @@ def bin_of(confidence: Floats) -> NDArray[np.int64]:
 
 
 def tally(confidence: Floats, right: Bools, counted: Bools) -> Tally:
-    """Sums by bin: confidence minus hits; and the rows, once."""
-    member = (counted[:, None] & (bin_of(confidence)[:, None] == np.arange(BINS))).astype(float)
-    gap = np.where(counted, confidence, 0.0) - (right & counted)
-    columns = np.concatenate([member * gap[:, None], counted[:, None].astype(float)], axis=1)
+    return sums(confidence, right, counted, bin_of(confidence))
+
+
+def sums(confidence: Floats, right: Bools, counted: Bools, member: NDArray[np.int64]) -> Tally:
+    """Sums by bin (`member`, 0 to 9): confidence minus hits; and the rows, once."""
+    columns = np.zeros((len(counted), BINS + 1))
+    rows = np.flatnonzero(counted)
+    columns[rows, member[rows]] = confidence[rows] - right[rows]
+    columns[:, BINS] = counted
     return Tally(columns, counted, lambda sums: ratio(np.abs(sums[..., :BINS]).sum(axis=-1), sums[..., BINS]))
 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:
     return {
-        f"ece.{name}": tally(column.confidence, column.right, column.labelled & column.answered & ~np.isnan(column.confidence))
+        f"ece.{name}": tally(column.confidence, column.right, column.both & ~np.isnan(column.confidence))
         for name, column in sheet.of_kind(*CLOSED).items()
     }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_distill.evaluation.metrics import LABELS, Floats, Sheet, Tally, known_mean, ratio
+from mlx_distill.evaluation.metrics import LABELS, Floats, Sheet, Tally, codes, known_mean, ratio
 
 BETTER = "higher"
 UNIT = "F1, 0 to 1"
@@ -23,8 +23,8 @@ def macro_f1(reference: Sequence[object], answer: Sequence[object]) -> float:
     True
     """
     names = list(dict.fromkeys(value for value in [*reference, *answer] if value is not None))
-    codes = [np.array([names.index(value) if value is not None else -1 for value in side], dtype=np.int64) for side in (reference, answer)]
-    return tally(codes[0], codes[1], len(names)).total()
+    judge, student = (np.array([names.index(v) if v is not None else -1 for v in side], dtype=np.int64) for side in (reference, answer))
+    return tally(judge, student, len(names)).total()
 
 
 def tally(reference: NDArray[np.int64], answer: NDArray[np.int64], labels: int) -> Tally:
@@ -38,13 +38,9 @@ def tally(reference: NDArray[np.int64], answer: NDArray[np.int64], labels: int) 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:
     return {
-        f"macro_f1.{name}": tally(_codes(column.reference), _codes(column.answer), len(column.labels))
+        f"macro_f1.{name}": tally(codes(column.reference), codes(column.answer), len(column.labels))
         for name, column in sheet.of_kind(*LABELS).items()
     }
-
-
-def _codes(values: Floats) -> NDArray[np.int64]:
-    return np.where(np.isnan(values), -1, values).astype(np.int64)
 
 
 def _value(sums: Floats) -> Floats:

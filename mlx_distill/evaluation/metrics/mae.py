@@ -25,7 +25,7 @@ def mae(reference: Sequence[float | None], answer: Sequence[float | None]) -> fl
 
 
 def tally(column: Column) -> Tally:
-    return mean(np.abs(column.answer - column.reference), column.labelled & column.answered)
+    return mean(np.abs(column.answer - column.reference), column.both)
 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:

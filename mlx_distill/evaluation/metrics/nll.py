@@ -1,4 +1,4 @@
-"""`nll`: how surprised the student is by the judge's answers."""
+"""`nll` and `nll.<field>`: how surprised the student is by the judge's answers, and by its value of one field."""
 
 from __future__ import annotations
 
@@ -29,4 +29,5 @@ def tally(nats: Floats, tokens: Floats) -> Tally:
 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:
-    return {"nll": tally(sheet.nll, sheet.nll_tokens)}
+    fields = {f"nll.{name}": tally(column.nll, column.nll_tokens) for name, column in sheet.fields.items()}
+    return {"nll": tally(sheet.nll, sheet.nll_tokens), **fields}

@@ -10,6 +10,7 @@ from mlx_distill.evaluation.metrics.mae import mae
 BETTER = "lower"
 UNIT = "points of the overall"
 TITLE = "Mean error of the overall"
+NEEDS = "overall"
 ALIASES = ("score_mae",)
 
 overall_mae = mae

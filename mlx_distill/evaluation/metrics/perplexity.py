@@ -1,4 +1,4 @@
-"""`perplexity`: among how many equally likely tokens the student would choose, on the judge's answers."""
+"""`perplexity` and `perplexity.<field>`: among how many equally likely tokens the student would choose, on the judge's answers."""
 
 from __future__ import annotations
 
@@ -24,5 +24,8 @@ def perplexity(nats: Sequence[float], tokens: Sequence[float]) -> float:
 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:
-    base = loss.tally(sheet.nll, sheet.nll_tokens)
-    return {"perplexity": Tally(base.columns, base.counted, lambda sums: np.exp(base.value(sums)))}
+    return {name.replace("nll", "perplexity", 1): _of(tally) for name, tally in loss.tallies(sheet).items()}
+
+
+def _of(nats: Tally) -> Tally:
+    return Tally(nats.columns, nats.counted, lambda sums: np.exp(nats.value(sums)))

@@ -10,6 +10,7 @@ from mlx_distill.evaluation.metrics.accuracy import accuracy
 BETTER = "higher"
 UNIT = "share of rows"
 TITLE = "Same tier"
+NEEDS = "tiers"
 
 
 def tier_agreement(reference: Sequence[str | None], answer: Sequence[str | None]) -> float:

@@ -1,4 +1,4 @@
-"""The section of report.html that tells how the training went: losses, learning rate, and what happened on the way. It computes none."""
+"""How the training went: losses, learning rate, and what happened on the way."""
 
 from __future__ import annotations
 
@@ -6,37 +6,56 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlx_distill.evaluation import plots
-from mlx_distill.evaluation.markup import bdi, esc, row, table
+from mlx_distill.evaluation.markup import bdi, cell, esc, isolated, row, table
 
 Doc = Mapping[str, Any]
+Curve = list[tuple[int, float]]
 NAMED = 8
 """Steps, or rows, that are named where something happened on the way."""
 
 
-def curve(document: Doc) -> str:
+def render(document: Doc) -> str:
     """Losses and learning rate by step, what happened on the way, and the validations as a table."""
     training = document.get("training") or {}
     points, validated = training.get("steps", []), document["curve"]
-    valid = [(point["step"], point["valid_loss"]) for point in validated if point.get("valid_loss") is not None]
-    learned = [(point["step"], point["smoothed"]) for point in points] or [
-        (point["step"], point["train_loss"]) for point in validated if point.get("train_loss") is not None
-    ]
+    learned, valid = _losses(document)
     if not learned and not valid:
         return ""
     lines = [plots.Line("raw", [(point["step"], point["loss"]) for point in points], fits=False)] if points else []
     lines += [plots.Line("other", learned)] if learned else []
     lines += [plots.Line("main", valid, dots=True)] if valid else []
-    ends = "; ".join(
-        f"{name} loss from {line[0][1]:.3f} to {line[-1][1]:.3f}" for name, line in (("training", learned), ("validation", valid)) if line
-    )
+    ends = _ends(learned, valid)
     marks, words = _marks(training, dict(valid))
-    drawn = plots.curves(lines, f"Loss by step: {ends}. {' '.join(words)}", marks=marks)
+    drawn = plots.curves(lines, f"Loss by step: {ends}. {' '.join(words)}", marks=marks, axes=plots.Axes(across="step", up="nats a token"))
     said = f'<p class="note">{esc(" ".join(words))}</p>' if words else ""
     rates = [(point["step"], point["learning_rate"]) for point in points if point.get("learning_rate") is not None]
     return (
         f'<p class="note">Loss in nats a token, by step. {_keys(lines, marks)}</p>'
         f"{said}<figure>{drawn}</figure>{_rates(rates)}{_validations(validated, training.get('kept'))}"
     )
+
+
+def markdown(document: Doc) -> str:
+    learned, valid = _losses(document)
+    if not learned and not valid:
+        return ""
+    _, words = _marks(document.get("training") or {}, dict(valid))
+    return f"Loss in nats a token: {_ends(learned, valid)}. {' '.join(map(cell, words))}".rstrip() + "\n"
+
+
+def _losses(document: Doc) -> tuple[Curve, Curve]:
+    """Of training, and of validation, by step."""
+    points, validated = (document.get("training") or {}).get("steps", []), document["curve"]
+    valid = [(point["step"], point["valid_loss"]) for point in validated if point.get("valid_loss") is not None]
+    learned = [(point["step"], point["smoothed"]) for point in points] or [
+        (point["step"], point["train_loss"]) for point in validated if point.get("train_loss") is not None
+    ]
+    return learned, valid
+
+
+def _ends(learned: Curve, valid: Curve) -> str:
+    named = (("training", learned), ("validation", valid))
+    return "; ".join(f"{name} loss from {line[0][1]:.3f} to {line[-1][1]:.3f}" for name, line in named if line)
 
 
 def _marks(training: Doc, valid: Mapping[int, float]) -> tuple[list[plots.Mark], list[str]]:
@@ -46,7 +65,7 @@ def _marks(training: Doc, valid: Mapping[int, float]) -> tuple[list[plots.Mark],
     marks += [plots.Mark("skipped", entry["step"], f"step {entry['step']:,} skipped: rows {', '.join(entry['rows'])}") for entry in skipped]
     words = [f"Resumed after step {_numbers(resumed)}."] if resumed else []
     if skipped:
-        rows = list(dict.fromkeys(row for entry in skipped for row in entry["rows"]))
+        rows = [isolated(row) for row in dict.fromkeys(row for entry in skipped for row in entry["rows"])]
         named = f"; their rows: {', '.join(rows[:NAMED])}{' and others' if len(rows) > NAMED else ''}" if rows else ""
         words.append(f"Skipped, because loss or gradient was not finite: step {_numbers([entry['step'] for entry in skipped])}{named}.")
     if kept is not None and kept in valid:

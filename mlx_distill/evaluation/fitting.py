@@ -1,0 +1,200 @@
+"""Maps of confidence, fitted: the candidates, and the choice between them by cross-validation.
+
+    fit(sample, "beta")          one FieldMap
+    choose(sample, "auto")       the map that predicts best which answers are right, and what each candidate lost
+
+Temperature is fitted to whole distributions, by the log loss of the judge's value; beta and isotonic to the answer's probability, tempered
+where the field has more than two values, by whether it was right. It knows arrays; nothing of rows, recipes or reports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_distill.evaluation.tally import Bools, Floats, Rows
+from mlx_distill.task.calibrated import EDGE, TINY, FieldMap
+
+METHODS = ("none", "temperature", "beta", "isotonic")
+"""From the simplest to the one with most freedom."""
+FEWEST = {"none": 0, "temperature": 30, "beta": 100, "isotonic": 1000}
+"""Rows from which `auto` considers a method. One that the recipe names is fitted from `FEWEST["temperature"]` rows on."""
+FOLDS = 5
+LEAST, MOST = 0.05, 20.0
+"""Temperatures between which the best is looked for."""
+RIDGE = 1e-3
+"""Nats for each unit that beta is off the map that changes nothing: keeps it finite where right and wrong never overlap."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One field on the rows to learn from."""
+
+    ids: Sequence[str]
+    confidence: Floats
+    """(n,): the student's probability of its own answer."""
+    right: Bools
+    """(n,)"""
+    place: Rows
+    """(n,): the answer's number among the field's values."""
+    truth: Rows
+    """(n,): the judge's."""
+    logs: Floats | None = None
+    """(n, k): of each value's probability; None where whole distributions are not known."""
+
+    def take(self, rows: Rows) -> Sample:
+        ids, logs = [self.ids[i] for i in rows], None if self.logs is None else self.logs[rows]
+        return Sample(ids, self.confidence[rows], self.right[rows], self.place[rows], self.truth[rows], logs)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some answers are right and some wrong."""
+        return bool(self.right.any() and not self.right.all())
+
+
+def choose(sample: Sample, wanted: str) -> tuple[FieldMap, dict[str, Any]]:
+    """The map, and how it was found: {method, wanted, n, losses {method: nats a row, cross-validated}, why}.
+
+    Of the methods that the rows suffice for, the simplest whose log loss is within one standard error (of the paired difference) of the
+    best. The order of the rows does not matter.
+    """
+    n = len(sample.ids)
+    facts: dict[str, Any] = {"method": "none", "wanted": wanted, "n": n, "losses": {}, "why": None}
+    if wanted == "none":
+        return FieldMap(), facts | {"why": "the recipe asks for none"}
+    if n < FEWEST["temperature"]:
+        return FieldMap(), facts | {"why": f"{n} rows with a label are too few: it takes {FEWEST['temperature']}"}
+    if not sample.mixed:
+        return FieldMap(), facts | {"why": f"all {n} answers are {'right' if sample.right.all() else 'wrong'}: nothing to learn from"}
+    if wanted == "temperature" and sample.logs is None:
+        return FieldMap(), facts | {"why": "a temperature needs whole distributions, and the answers came without"}
+    if wanted != "auto":
+        return fit(sample, wanted), facts | {"method": wanted}
+    losses = cross_validated(
+        sample, [method for method in METHODS if n >= FEWEST[method] and (method != METHODS[1] or sample.logs is not None)]
+    )
+    method = _simplest(losses)
+    means = {name: float(loss.mean()) for name, loss in losses.items()}
+    return fit(sample, method), facts | {"method": method, "losses": means}
+
+
+def _simplest(losses: dict[str, Floats]) -> str:
+    best = min(losses, key=lambda method: float(losses[method].mean()))
+    for method, loss in losses.items():
+        gap = loss - losses[best]
+        if gap.mean() <= gap.std(ddof=1) / np.sqrt(len(gap)):
+            return method
+    return best
+
+
+def cross_validated(sample: Sample, methods: Sequence[str]) -> dict[str, Floats]:
+    """Nats of each row, (n,), by method: what a map that has not seen the row says of whether its answer is right."""
+    folds = _folds(sample.ids)
+    found = {method: np.zeros(len(sample.ids)) for method in methods}
+    for fold in range(FOLDS):
+        seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        learned, held = sample.take(seen), sample.take(unseen)
+        for method in methods:
+            sure = predicted(fit(learned, method), held)
+            found[method][unseen] = -np.log(np.where(held.right, sure, 1.0 - sure))
+    return found
+
+
+def _folds(ids: Sequence[str]) -> NDArray[np.int64]:
+    """(n,): evenly, in the order of the ids' hashes."""
+    order = sorted(range(len(ids)), key=lambda i: (hashlib.sha256(ids[i].encode("utf-8", "surrogatepass")).digest(), ids[i]))
+    folds = np.zeros(len(ids), dtype=np.int64)
+    folds[order] = np.arange(len(ids)) % FOLDS
+    return folds
+
+
+def predicted(own: FieldMap, sample: Sample) -> Floats:
+    """(n,): the answers' probabilities after a map, within EDGE of 0 and 1."""
+    sure = _tempered(sample, own.temperature)
+    mapped = np.array([own.right(float(confidence)) for confidence in sure]) if own.bends else sure
+    kept: Floats = np.clip(mapped, EDGE, 1.0 - EDGE)
+    return kept
+
+
+def fit(sample: Sample, method: str) -> FieldMap:
+    """A map of one method. `sample` has right and wrong answers, or the method is none."""
+    if method == "none":
+        return FieldMap()
+    temperature = 1.0 if sample.logs is None or (method != "temperature" and sample.logs.shape[1] == 2) else _temperature(sample)
+    if method == "temperature":
+        return FieldMap(temperature=temperature)
+    sure = np.clip(_tempered(sample, temperature), EDGE, 1.0 - EDGE)
+    if method == "beta":
+        return FieldMap(temperature=temperature, beta=_beta(sure, sample.right))
+    return FieldMap(temperature=temperature, isotonic=_isotonic(sure, sample.right))
+
+
+def _tempered(sample: Sample, temperature: float) -> Floats:
+    """(n,): the answers' probabilities."""
+    if temperature == 1.0 or sample.logs is None:
+        return sample.confidence
+    shares = _softmax(sample.logs / temperature)
+    own: Floats = shares[np.arange(len(shares)), sample.place]
+    return own
+
+
+def _temperature(sample: Sample) -> float:
+    """The T of least log loss of the judge's values.
+
+    The loss is convex in 1 / T: its slope, the mean over rows of E[ln p] - ln p(judge's), rises, and the zero is bracketed. Halving the
+    bracket is slower than Newton's method, and fails on nothing.
+    """
+    assert sample.logs is not None
+    logs, truth = sample.logs, sample.logs[np.arange(len(sample.logs)), sample.truth]
+    low, high = np.log(1 / MOST), np.log(1 / LEAST)
+    for _ in range(40):
+        middle = (low + high) / 2
+        slope = float(((_softmax(logs * np.exp(middle)) * logs).sum(axis=1) - truth).mean())
+        low, high = (low, middle) if slope > 0 else (middle, high)
+    return float(np.exp(-(low + high) / 2))
+
+
+def _beta(sure: Floats, right: Bools) -> tuple[float, float, float]:
+    """(a, b, c): logistic regression on ln p and -ln(1 - p), a and b not below 0 (Kull et al. 2017, which drops one that would be)."""
+    from scipy.optimize import minimize
+
+    features = np.stack([np.log(sure), -np.log1p(-sure), np.ones(len(sure))], axis=1)
+    still = np.array([1.0, 1.0, 0.0])
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        logit = features @ weights
+        nats = np.logaddexp(0.0, logit) - right * logit
+        off = weights - still
+        slope = features.T @ (1.0 / (1.0 + np.exp(-np.clip(logit, -50, 50))) - right) + 2 * RIDGE * off
+        return float(nats.sum() + RIDGE * off @ off), slope
+
+    bounds = [(0.0, None), (0.0, None), (None, None)]
+    a, b, c = minimize(loss, still, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-8, "maxiter": 1000}).x
+    return float(a), float(b), float(c)
+
+
+def _isotonic(sure: Floats, right: Bools) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The rising staircase of least squares. Of n rows none tells a rate from 0 or 1 by less than 1 / (n + 2)."""
+    from sklearn.isotonic import IsotonicRegression
+
+    edge = 1.0 / (len(sure) + 2)
+    stairs = IsotonicRegression(y_min=edge, y_max=1.0 - edge, out_of_bounds="clip").fit(sure, right.astype(float))
+    return tuple(map(float, stairs.X_thresholds_)), tuple(map(float, stairs.y_thresholds_))
+
+
+def _softmax(logits: Floats) -> Floats:
+    """Over the last axis."""
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: Floats = weights / weights.sum(axis=-1, keepdims=True)
+    return shares
+
+
+def logs_of(shares: Sequence[Sequence[float]]) -> Floats:
+    """(n, k): logarithms of probabilities, a rounded 0 as TINY."""
+    logs: Floats = np.log(np.maximum(np.asarray(shares, np.float64), TINY))
+    return logs

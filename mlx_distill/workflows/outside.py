@@ -1,0 +1,222 @@
+"""Answers made elsewhere, judged without any model: another model's, a cloud judge's, a table with both sides in it.
+
+Rows come from one file, labels from it too, or from the recipe's data by id; the report goes into a folder of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mlx_distill.data import examples
+from mlx_distill.data.examples import listed
+from mlx_distill.data.read import read
+from mlx_distill.data.sources import STANDARD_INPUT, SourceRow
+from mlx_distill.errors import DataError, OutputError
+from mlx_distill.evaluation import assurance, page, report, slices
+from mlx_distill.evaluation.ceiling import again_of, ceiling, remarks
+from mlx_distill.evaluation.columns import Columns
+from mlx_distill.evaluation.outside import TEST, Read, Reader
+from mlx_distill.evaluation.sheet import Answer, Judged
+from mlx_distill.evaluation.stored import line_of
+from mlx_distill.files import exclusive, sha256, write_json, write_text
+from mlx_distill.recipe.check import require_criteria
+from mlx_distill.recipe.lock import recipe_hash
+from mlx_distill.recipe.schema import FieldSpec, Recipe, SourceSpec
+from mlx_distill.records import BadRow, Example
+from mlx_distill.task import rubric
+from mlx_distill.task.fields import ABSENT, follow
+from mlx_distill.training.run import Run
+from mlx_distill.workflows.inferring import source_of
+from mlx_distill.workflows.setting import Document, Setting
+
+FILES = ("report.json", "report.html", "predictions.jsonl")
+PEEKED = 100
+"""Rows that are asked which columns there are."""
+
+
+def judge(
+    setting: Setting,
+    file: Path,
+    task: Path,
+    sets: Sequence[str] = (),
+    *,
+    columns: str = "",
+    out: Path | None = None,
+    delimiter: str | None = None,
+) -> Document:
+    """report.json, report.html and predictions.jsonl of the answers in `file`. Raises DistillError.
+
+    `out`: the folder that they go into (default: one beside the file, of its name).
+    `task` is a recipe; of it only the task and what answers are judged by has to be there.
+    """
+    recipe, where = require_criteria(setting.load(task, sets)), Columns.parse(columns)
+    place = _place(file, out)
+    with setting.progress.step("read", unit="rows") as step:
+        found, notes, data_sha256 = _read(recipe, file, where, delimiter)
+        step.advance(len(found.rows))
+    with exclusive(place), setting.progress.step("report"):
+        lineage = _lineage(recipe, file, data_sha256)
+        document = _report(recipe, found, where, [*notes, *found.remarks()], file, place, lineage)
+        write_text(place / FILES[2], "".join(json.dumps(line_of(row), ensure_ascii=False) + "\n" for row in found.rows))
+        write_text(place / FILES[1], page.render(document))
+        write_json(place / FILES[0], document)
+    setting.progress.say("\n".join(map(str, document["summary"])))
+    return document
+
+
+def second_answers(recipe: Recipe, column: str = "id") -> tuple[dict[str, Answer], list[Mapping[str, Any]]]:
+    """The judge's second answers of `evaluate.again` by id, and their records for `ceiling.remarks`. Raises DataError."""
+    source = recipe.evaluate.again
+    if source is None:
+        return {}, []
+    rows = [row for row in read(source, Path(source.path)) if isinstance(row, SourceRow)]
+    named = [(follow(row.record, column if follow(row.record, column) is not ABSENT else "id"), row.record) for row in rows]
+    known: dict[str, Answer] = {
+        str(name): again_of(recipe.task, record, recipe.data.missing) for name, record in named if name not in (ABSENT, None, "")
+    }
+    if not known:
+        hint = "a second answer is found by the id of its row"
+        raise DataError("evaluate.again: there is no row with an id", file=source.path, hint=hint)
+    return known, [record for _, record in named]
+
+
+def _place(file: Path, out: Path | None) -> Path:
+    """The folder of the report. Raises DistillError where there is nothing to read, or the report would overwrite what it is not."""
+    if file == STANDARD_INPUT:
+        raise DataError("answers are read from a file, not from standard input", hint="write them to answers.jsonl, and name that")
+    if file.is_dir():
+        raise DataError("this is a folder, and answers stand in a file", file=file, hint=f"--predictions {file / 'predictions.jsonl'}")
+    place = file.with_name(f"{file.name.partition('.')[0] or file.name}.report") if out is None else out
+    if Run(place).exists():
+        hint = "name a folder of its own with --out"
+        raise OutputError("this is a run, whose report is about its own student", file=place, hint=hint)
+    if place.exists() and not place.is_dir():
+        raise OutputError("a file stands where the folder of the report is to be", file=place, hint="name another with --out")
+    if any((place / name).exists() and file.exists() and (place / name).samefile(file) for name in FILES):
+        raise OutputError("the report would overwrite the answers", file=file, hint="name another folder with --out")
+    return place
+
+
+def _read(recipe: Recipe, file: Path, columns: Columns, delimiter: str | None) -> tuple[Read, list[str], str | None]:
+    """The rows, remarks on them, and the hash of the recipe's data where labels came from there."""
+    rows = list(read(source_of(file, recipe, delimiter), file))
+    records = [row.record for row in rows if isinstance(row, SourceRow)]
+    if not records:
+        raise DataError("there is no row to judge in it", file=file, hint="; ".join(listed(_bad(rows), file)[:1]) or "a header alone?")
+    columns.require({name: value for record in records[PEEKED::-1] for name, value in record.items()}, recipe.task, str(file))
+    labelled, notes, data_sha256 = _labelled(recipe, records, columns, file)
+    found = Reader(recipe.task, columns, missing=recipe.data.missing, labelled=labelled).rows(rows)
+    if len(found.bad) > recipe.data.max_bad_share * len(rows):
+        raise examples.too_many(found.bad, len(rows), recipe.data.max_bad_share, file)
+    if not found.rows:
+        hint = f"labels come from {columns.reference!r}, or by id from the recipe's data; the first id here is {found.unlabelled[0]!r}"
+        raise DataError("no row has a label to be judged by", file=file, hint=hint)
+    second, again = second_answers(recipe, columns.id)
+    found.rows = [replace(row, again=second.get(row.id, {})) for row in found.rows] if second else found.rows
+    notes += remarks(recipe.task, [row.record for row in found.rows], again, recipe.data.missing)
+    return found, notes, data_sha256
+
+
+def _bad(rows: Iterable[SourceRow | BadRow]) -> list[BadRow]:
+    return [row for row in rows if isinstance(row, BadRow)]
+
+
+def _labelled(
+    recipe: Recipe, records: Sequence[Mapping[str, Any]], columns: Columns, file: Path
+) -> tuple[dict[str, Example], list[str], str | None]:
+    """The recipe's own rows by id: needed where a record has no labels, wanted where slices, raters or caps may name columns of theirs."""
+    alone = Reader(recipe.task, columns, missing=recipe.data.missing)
+    needed = not all(map(alone.has_labels, records))
+    source, task = recipe.data.source, recipe.task
+    if not source.path:
+        if needed:
+            hint = "name their column, --columns 'reference=oracle_{field}', or give the recipe its data"
+            raise DataError(
+                f"rows have no labels in {columns.reference!r}, and the recipe has no data to take them from", file=file, hint=hint
+            )
+        return {}, [], None
+    asked = recipe.evaluate.slices or task.caps or any(spec.raters for spec in task.fields.values())
+    if not needed and not asked:
+        return {}, [], None
+    try:
+        loaded = _collect(recipe, source)
+    except DataError as error:
+        if needed:
+            raise
+        return {}, [f"The recipe's data were not read, so its columns are not known: {error.message}."], None
+    return {row.id: row for row in loaded.rows}, [], loaded.sha256
+
+
+def _collect(recipe: Recipe, source: SourceSpec) -> examples.Examples:
+    return examples.collect(recipe.task, source, Path(source.path), missing=recipe.data.missing, max_bad_share=recipe.data.max_bad_share)
+
+
+def _report(
+    recipe: Recipe, found: Read, columns: Columns, notes: Sequence[str], file: Path, place: Path, lineage: Mapping[str, Any]
+) -> Document:
+    """Of the test rows; where the lines name no split, all are."""
+    fields, left_out = _judged_fields(recipe, found, columns)
+    rows, parts, more = _assured(recipe, found.rows)
+    records, tiers = {row.id: row.record for row in rows}, sorted(recipe.task.tiers, key=lambda name: recipe.task.tiers[name])
+    bootstrap, seed = recipe.evaluate.bootstrap, recipe.train.seed
+
+    def assess(name: str, answer: Answer) -> tuple[float | None, str | None]:
+        return rubric.assess(recipe.task, answer, records[name])
+
+    document = report.build(
+        rows,
+        fields,
+        name=recipe.name,
+        run=str(file),
+        report=str(place / FILES[1]),
+        targets=recipe.targets.metrics,
+        slices={name: slices.values(name, rows, recipe.task.fields) for name in recipe.evaluate.slices},
+        bootstrap=bootstrap,
+        seed=seed,
+        rubric=assess,
+        tiers=tiers,
+        splits={TEST: len(rows)},
+        learned=None,
+        lineage=lineage,
+        notes=[*notes, *left_out, *more],
+        parts={**parts, "ceiling": ceiling(rows, fields, bootstrap=bootstrap, seed=seed, rubric=assess, tiers=tiers)},
+        show=recipe.report,
+    )
+    return {**document, "remedies": []}  # they are about a training, and nothing was trained here
+
+
+def _judged_fields(recipe: Recipe, found: Read, columns: Columns) -> tuple[dict[str, FieldSpec], list[str]]:
+    """The fields that answers were given for. A column that is not there was not asked for; a field that objects lack was not answered."""
+    whole = columns.of("answer", recipe.task) == [columns.answer]
+    kept = {
+        name: spec
+        for name, spec in recipe.task.fields.items()
+        if name in found.seen or (whole and spec.kind in ("score", "choice", "flag"))
+    }
+    out = [name for name in recipe.task.fields if name not in kept]
+    return kept, [f"Not judged, for no row has an answer to it: {', '.join(out)}."] if out else []
+
+
+def _assured(recipe: Recipe, rows: Sequence[Judged]) -> tuple[list[Judged], Document, list[str]]:
+    """The test rows; with a threshold or sets where the recipe asks for them, and the file has rows to find them on."""
+    parts = {name: [row for row in rows if row.split == name] for name in ("valid", "calibrate", TEST)}
+    test = parts[TEST] or list(rows)
+    if recipe.targets.defer is None and recipe.evaluate.coverage is None:
+        return test, {}, []
+    if not any(row.probabilities or row.confidence for row in parts["calibrate"]):
+        what = "no threshold" if recipe.targets.defer is not None else "no sets"
+        return test, {}, [f"There is {what}: it is found on rows of the split `calibrate` with probabilities, and the file has none."]
+    confidence = assurance.learn(recipe, parts["valid"], parts["calibrate"])
+    after = [assurance.judged(row, confidence, recipe.task) for row in test]
+    return after, assurance.documents(recipe, confidence, test, after), []
+
+
+def _lineage(recipe: Recipe, file: Path, data_sha256: str | None) -> dict[str, Any]:
+    found = {"answers": str(file), "answers_sha256": sha256(file), "recipe_sha256": recipe_hash(recipe)}
+    found |= {"data_sha256": data_sha256} if data_sha256 else {}
+    return found | {"reported": datetime.now(UTC).isoformat(timespec="seconds")}
