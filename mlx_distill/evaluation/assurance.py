@@ -31,7 +31,7 @@ def learn(recipe: Recipe, valid: Sequence[Judged], calibrate: Sequence[Judged], 
     """
     task = recipe.task
     fit, guarantee, split = rows_for(valid, calibrate, recipe)
-    maps, facts = calibration.learned(task, fit, recipe.evaluate.calibrate)
+    maps, facts = calibration.learned(task, fit, recipe.evaluate.calibrate, recipe.data.split.group_by)
     found = Confidence(fields=maps, adapter_sha256=adapter_sha256, facts={"calibration": {"split": split, "fields": facts}})
     if recipe.targets.defer is None and recipe.evaluate.coverage is None:
         return found

@@ -23,7 +23,7 @@ from mlx_distill.recipe.schema import FieldSpec, TaskSpec
 from mlx_distill.task.calibrated import FieldMap
 from mlx_distill.task.confidence import Confidence
 from mlx_distill.task.decision import place
-from mlx_distill.task.fields import CLOSED, closed_values
+from mlx_distill.task.fields import ABSENT, CLOSED, closed_values, follow
 
 WARN = 0.10
 """A calibration error above this is worth a warning."""
@@ -32,12 +32,15 @@ LEVELS = (0.5, 0.8, 0.9)
 """Of the central intervals that a score's distribution predicts."""
 
 
-def learned(task: TaskSpec, rows: Sequence[Judged], wanted: str) -> tuple[dict[str, FieldMap], dict[str, Any]]:
-    """Maps by closed field, where there is anything to set right, and `fitting.choose`'s facts. `rows` are as the student said them."""
+def learned(task: TaskSpec, rows: Sequence[Judged], wanted: str, group_by: str | None = None) -> tuple[dict[str, FieldMap], dict[str, Any]]:
+    """Maps by closed field, where there is anything to set right, and `fitting.choose`'s facts. `rows` are as the student said them.
+
+    `group_by`: the column whose values rows come together by.
+    """
     maps, facts = {}, {}
     for name, spec in task.fields.items():
         if spec.kind in CLOSED:
-            own, facts[name] = fitting.choose(sample(rows, name, spec), wanted)
+            own, facts[name] = fitting.choose(sample(rows, name, spec, group_by), wanted)
             if facts[name]["method"] != "none":
                 maps[name] = own
     return maps, facts
@@ -54,7 +57,7 @@ def counts(row: Judged, name: str, spec: FieldSpec) -> bool:
     )
 
 
-def sample(rows: Sequence[Judged], name: str, spec: FieldSpec) -> fitting.Sample:
+def sample(rows: Sequence[Judged], name: str, spec: FieldSpec, group_by: str | None = None) -> fitting.Sample:
     """One field of the rows that count for it. Whole distributions where every one of them has one."""
     values = closed_values(spec) or []
     kept = [row for row in rows if counts(row, name, spec)]
@@ -62,6 +65,7 @@ def sample(rows: Sequence[Judged], name: str, spec: FieldSpec) -> fitting.Sample
     answer = np.array([place(spec, values, (row.answer or {})[name]) for row in kept], dtype=np.intp)
     truth = np.array([place(spec, values, row.reference[name]) for row in kept], dtype=np.intp)
     whole = bool(kept) and all(len(one) == len(values) for one in shares)
+    groups = None if group_by is None else [follow(row.record, group_by) for row in kept]
     return fitting.Sample(
         ids=[row.id for row in kept],
         confidence=np.array([row.confidence[name] for row in kept], dtype=float),
@@ -69,6 +73,7 @@ def sample(rows: Sequence[Judged], name: str, spec: FieldSpec) -> fitting.Sample
         place=answer,
         truth=truth,
         logs=fitting.logs_of(shares) if whole else None,
+        groups=None if groups is None or ABSENT in groups else list(map(str, groups)),
     )
 
 

@@ -32,6 +32,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "robustness": "Texts that are spoiled",
         "fairness": "Like cases, like answers?",
         "forgetting": "What it forgot",
+        "lm_eval": "Other benchmarks",
     },
     "What it takes": {
         "tokenizer": "Tokens for each language",

@@ -4,7 +4,9 @@
     choose(sample, "auto")       the map that predicts best which answers are right, and what each candidate lost
 
 Temperature is fitted to whole distributions, by the log loss of the judge's value; beta and isotonic to the answer's probability, tempered
-where the field has more than two values, by whether it was right. It knows arrays; nothing of rows, recipes or reports.
+where the field has more than two values, by whether it was right. Where rows come in groups, and new ones will be of new groups, a map must
+prove itself on groups that it has not seen: what fits the events of the validation may be worse than nothing on the next. It knows arrays;
+nothing of rows, recipes or reports.
 """
 
 from __future__ import annotations
@@ -46,10 +48,18 @@ class Sample:
     """(n,): the judge's."""
     logs: Floats | None = None
     """(n, k): of each value's probability; None where whole distributions are not known."""
+    groups: Sequence[str] | None = None
+    """(n,): which rows come together, where rows come in groups."""
 
     def take(self, rows: Rows) -> Sample:
         ids, logs = [self.ids[i] for i in rows], None if self.logs is None else self.logs[rows]
-        return Sample(ids, self.confidence[rows], self.right[rows], self.place[rows], self.truth[rows], logs)
+        groups = None if self.groups is None else [self.groups[i] for i in rows]
+        return Sample(ids, self.confidence[rows], self.right[rows], self.place[rows], self.truth[rows], logs, groups)
+
+    @property
+    def units(self) -> Sequence[str]:
+        """(n,): rows of one name are seen together, or not at all."""
+        return self.groups or self.ids
 
     @property
     def mixed(self) -> bool:
@@ -75,28 +85,36 @@ def choose(sample: Sample, wanted: str) -> tuple[FieldMap, dict[str, Any]]:
         return FieldMap(), facts | {"why": "a temperature needs whole distributions, and the answers came without"}
     if wanted != "auto":
         return fit(sample, wanted), facts | {"method": wanted}
+    if sample.groups is not None and len(set(sample.groups)) < 2:
+        return FieldMap(), facts | {"why": "all rows are of one group: whether a map holds for another cannot be tried"}
     losses = cross_validated(
         sample, [method for method in METHODS if n >= FEWEST[method] and (method != METHODS[1] or sample.logs is not None)]
     )
-    method = _simplest(losses)
+    method = _simplest(losses, sample.units)
     means = {name: float(loss.mean()) for name, loss in losses.items()}
     return fit(sample, method), facts | {"method": method, "losses": means}
 
 
-def _simplest(losses: dict[str, Floats]) -> str:
+def _simplest(losses: dict[str, Floats], units: Sequence[str]) -> str:
     best = min(losses, key=lambda method: float(losses[method].mean()))
+    _, unit = np.unique(np.array(units, dtype=object).astype(str), return_inverse=True)
     for method, loss in losses.items():
-        gap = loss - losses[best]
-        if gap.mean() <= gap.std(ddof=1) / np.sqrt(len(gap)):
+        if (gap := loss - losses[best]).mean() <= _error_of_mean(gap, unit):
             return method
     return best
 
 
+def _error_of_mean(values: Floats, unit: Rows) -> float:
+    """The standard error of a mean over rows that are alike within a unit (Liang and Zeger 1986); a unit a row is the usual one."""
+    sums = np.bincount(unit, weights=values - values.mean())
+    return float(np.sqrt((sums**2).sum() * len(sums) / max(1, len(sums) - 1)) / len(values))
+
+
 def cross_validated(sample: Sample, methods: Sequence[str]) -> dict[str, Floats]:
     """Nats of each row, (n,), by method: what a map that has not seen the row says of whether its answer is right."""
-    folds = _folds(sample.ids)
+    folds = _folds(sample.units)
     found = {method: np.zeros(len(sample.ids)) for method in methods}
-    for fold in range(FOLDS):
+    for fold in range(int(folds.max()) + 1):
         seen, unseen = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         learned, held = sample.take(seen), sample.take(unseen)
         for method in methods:
@@ -105,12 +123,11 @@ def cross_validated(sample: Sample, methods: Sequence[str]) -> dict[str, Floats]
     return found
 
 
-def _folds(ids: Sequence[str]) -> NDArray[np.int64]:
-    """(n,): evenly, in the order of the ids' hashes."""
-    order = sorted(range(len(ids)), key=lambda i: (hashlib.sha256(ids[i].encode("utf-8", "surrogatepass")).digest(), ids[i]))
-    folds = np.zeros(len(ids), dtype=np.int64)
-    folds[order] = np.arange(len(ids)) % FOLDS
-    return folds
+def _folds(units: Sequence[str]) -> NDArray[np.int64]:
+    """(n,): evenly, in the order of the units' hashes."""
+    order = sorted(set(units), key=lambda name: (hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest(), name))
+    fold = {name: i % FOLDS for i, name in enumerate(order)}
+    return np.array([fold[name] for name in units], dtype=np.int64)
 
 
 def predicted(own: FieldMap, sample: Sample) -> Floats:

@@ -78,10 +78,12 @@ def summary(document: Mapping[str, Any]) -> list[str]:
 def _verdict(document: Mapping[str, Any]) -> str:
     targets = document["targets"]
     missed = [name for name, target in targets.items() if not target["met"]]
+    exceeded = document["verdict"] == "missed" and not missed  # a part's own limit: see `short.beside`
     if not targets:
-        return "No targets were set."
+        return "Not every limit of the recipe is kept." if exceeded else "No targets were set."
     if not missed:
-        return "The target is met." if len(targets) == 1 else f"All {len(targets)} targets are met."
+        met = "The target is met" if len(targets) == 1 else f"All {len(targets)} targets are met"
+        return f"{met}, but not every limit of the recipe is kept." if exceeded else f"{met}."
     names = ", ".join(map(lower, missed)) if len(missed) <= 3 else ""
     count = "The target is" if len(targets) == 1 else f"{len(missed)} of {len(targets)} targets {_be(missed)}"
     return f"{count} missed{': ' if names else ''}{names}."

@@ -32,7 +32,7 @@ LEARNED = (".json", ".safetensors")
 PUBLIC = (
     "version", "name", "rows", "learned", "splits", "fields", "targets", "verdict", "main", "metrics", "slices", "confusion", "scores",
     "reliability", "bootstrap", "baselines", "curve", "lineage", "summary", "texts", "tiers", "ceiling", "production", "calibration",
-    "deferral", "conformal", "robustness", "fairness", "forgetting", "tokenizer",
+    "deferral", "conformal", "robustness", "fairness", "forgetting", "lm_eval", "tokenizer",
 )  # fmt: skip
 """Of report.json, the figures about all rows and about slices. What is not named here stays at home, or is rewritten."""
 QUOTES = ("examples", "example", "reasons")

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_distill.backends import full
 from mlx_distill.backends.base import Student
-from mlx_distill.evaluation import assurance, curves, page, report, slices, tokenizer
+from mlx_distill.evaluation import assurance, curves, page, report, short, slices, tokenizer
 from mlx_distill.evaluation.baselines import baselines
 from mlx_distill.evaluation.ceiling import ceiling
 from mlx_distill.evaluation.fairness import fairness
@@ -118,7 +118,8 @@ class Judgement:
 
     def words(self) -> list[str]:
         """What the report says, in sentences."""
-        return [str(sentence) for sentence in self._document["summary"]]
+        first, *rest = self._document["summary"]
+        return [*filter(None, [first, short.beside(self._document)]), *rest]
 
     def _baselines(self) -> dict[str, Mapping[str, Answer]]:
         """Those that learn from the same rows, and the base as it was before it learned any."""

@@ -119,9 +119,51 @@ def test_a_simpler_map_wins_unless_it_is_worse_by_more_than_chance():
     best = np.full(100, 0.5)
     noisy = best + 0.01 + np.where(np.arange(100) % 2, 0.2, -0.2)  # worse by 0.01, give or take 0.02
     surely = best + 0.01 + np.where(np.arange(100) % 2, 0.02, -0.02)  # worse by 0.01, give or take 0.002
-    assert fitting._simplest({"none": noisy, "temperature": best}) == "none"
-    assert fitting._simplest({"none": surely, "temperature": best}) == "temperature"
-    assert fitting._simplest({"none": surely, "temperature": noisy, "beta": best}) == "temperature"
+    rows = [f"r{i}" for i in range(100)]
+    assert fitting._simplest({"none": noisy, "temperature": best}, rows) == "none"
+    assert fitting._simplest({"none": surely, "temperature": best}, rows) == "temperature"
+    assert fitting._simplest({"none": surely, "temperature": noisy, "beta": best}, rows) == "temperature"
+
+
+def test_the_error_of_a_mean_is_the_usual_one_and_of_rows_that_come_together_that_of_their_groups():
+    values = np.random.default_rng(0).normal(size=60)
+    assert fitting._error_of_mean(values, np.arange(60)) == pytest.approx(values.std(ddof=1) / np.sqrt(60))
+    twice = np.repeat(values, 5)  # five copies of a row tell no more than the row
+    assert fitting._error_of_mean(twice, np.repeat(np.arange(60), 5)) == pytest.approx(values.std(ddof=1) / np.sqrt(60))
+
+
+def joined(parts, *, groups):
+    ids = [f"{i}-{name}" for i, part in enumerate(parts) for name in part.ids]
+    arrays = {key: np.concatenate([getattr(part, key) for part in parts]) for key in ("confidence", "right", "place", "truth", "logs")}
+    return Sample(ids, **arrays, groups=[name.partition("-")[0] for name in ids] if groups else None)
+
+
+def test_a_map_that_helps_in_some_groups_and_harms_in_others_is_taken_for_new_rows_of_these_and_not_for_new_groups():
+    parts = [sample_of("kind", 150, sharper=sharper) for sharper in (2.5, 1.0, 1.0, 2.5)]
+    assert choose(joined(parts, groups=False), "auto")[1]["method"] == "temperature"
+    assert choose(joined(parts, groups=True), "auto")[1]["method"] == "none"
+    alike = [sample_of("kind", 150, seed=seed) for seed in range(4)]
+    assert choose(joined(alike, groups=True), "auto")[1]["method"] == "temperature"
+
+
+def test_rows_of_a_group_are_never_learned_from_where_others_of_it_are_held_out(monkeypatch):
+    own = sample_of("kind", 90)
+    groups = [f"event {i % 3}" for i in range(90)]
+    seen, plain = [], fitting.fit
+
+    def watched(learned, method):
+        seen.append(set(learned.groups))
+        return plain(learned, method)
+
+    monkeypatch.setattr(fitting, "fit", watched)
+    cross_validated(Sample(own.ids, own.confidence, own.right, own.place, own.truth, own.logs, groups), ["temperature"])
+    assert sorted(map(len, seen)) == [2, 2, 2] and set.union(*seen) == set(groups)
+
+
+def test_of_one_group_alone_no_map_is_learned_and_that_is_said():
+    own = sample_of("kind", 300)
+    made, facts = choose(Sample(own.ids, own.confidence, own.right, own.place, own.truth, own.logs, ["one"] * 300), "auto")
+    assert made == FieldMap() and "all rows are of one group" in facts["why"]
 
 
 def test_cross_validated_losses_are_those_of_maps_that_did_not_see_the_row():

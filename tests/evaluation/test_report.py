@@ -105,6 +105,15 @@ def test_the_first_sentence_is_the_verdict_and_the_others_say_what_it_beats():
     assert build(targets={})["summary"][0] == "No targets were set."
 
 
+def test_a_limit_that_a_part_exceeds_is_in_the_verdict_and_in_its_first_sentence():
+    spoiled = {"parts": {"robustness": {"verdict": "missed", "suites": {}, "given": {}}}}
+    assert build(targets={"accuracy": 0.1})["verdict"] == "met"
+    found = build(targets={"accuracy": 0.1}, **spoiled)
+    assert (found["verdict"], found["summary"][0]) == ("missed", "The target is met, but not every limit of the recipe is kept.")
+    assert build(targets={}, **spoiled)["summary"][0] == "Not every limit of the recipe is kept."
+    assert "is missed: " in build(targets={"accuracy": 0.99}, **spoiled)["summary"][0]
+
+
 def test_standing_needs_an_interval_that_leaves_zero_out():
     assert words.standing("accuracy", {"low": 0.01, "high": 0.2}) == "better"
     assert words.standing("mae.risk", {"low": 0.01, "high": 0.2}) == "worse"

@@ -9,7 +9,7 @@ import pytest
 
 from mlx_distill import catalog
 from mlx_distill.evaluation import contents, markdown, page
-from mlx_distill.evaluation.sections import agreement, confusion, disagreements, figures, lineage, scores, targets, training
+from mlx_distill.evaluation.sections import agreement, confusion, disagreements, figures, lineage, lm_eval, scores, targets, training
 from mlx_distill.recipe.schema import ReportSpec
 from tests import reports
 
@@ -42,6 +42,13 @@ def test_missed_targets_stand_first_and_what_may_turn_is_marked():
 
 def test_a_target_of_an_error_is_a_limit_from_above():
     assert (targets.wanted("mae.risk", 0.8), targets.wanted("accuracy", 0.88)) == ("≤ 0.80", "≥ 88.0 %")
+
+
+def test_a_target_of_a_bias_is_a_limit_on_either_side():
+    assert targets.wanted("bias.risk", 0.2) == "±0.20"
+    figure = {"value": -0.25, "low": -0.4, "high": -0.1, "n": 50}
+    document = {"metrics": {"bias.risk": figure}, "targets": {"bias.risk": {"value": -0.25, "target": 0.2, "met": False}}}
+    assert "not certain" in targets.render(document)
 
 
 def test_a_baseline_that_is_clearly_better_is_said_to_be():
@@ -164,3 +171,11 @@ def test_a_number_and_its_unit_stay_on_one_line():
 def test_a_rows_name_from_right_to_left_turns_no_sentence_around():
     document = {"curve": [{"step": 9, "valid_loss": 1.5}], "training": {"skipped": [{"step": 3, "rows": ["\u202eשלום"]}]}}
     assert "their rows: \u2068\u202eשלום\u2069." in html.unescape(training.render(document))
+
+
+def test_what_the_harness_measured_stands_side_by_side():
+    sides = {"base": {"value": 0.5, "stderr": 0.05, "higher_is_better": True}, "student": {"value": 0.25, "stderr": None}}
+    found = {"version": "0.4.13", "limit": 200, "tasks": {"arc <easy>": {"n": 200, "metrics": {"acc": sides}}}}
+    assert "arc <easy> acc 200 0.500 ± 0.050 0.250" in words(lm_eval.render({"lm_eval": found}))
+    assert "| arc &lt;easy&gt; | acc | 200 | 0.500 ± 0.050 | 0.250 |" in lm_eval.markdown({"lm_eval": found})
+    assert lm_eval.render({}) == lm_eval.markdown({"lm_eval": None}) == ""

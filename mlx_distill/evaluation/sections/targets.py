@@ -17,7 +17,7 @@ UNSURE = "Not certain: the wanted value lies within the 95 % interval, so other 
 def render(document: Doc) -> str:
     rows, doubts = [], False
     for name, figure, target in _targets(document):
-        doubt = _doubt(figure, target)
+        doubt = _doubt(name, figure, target)
         doubts |= doubt == "not certain"
         met = '<span class="good">✓ met</span>' if target["met"] else '<span class="bad">✗ missed</span>'
         cells = [
@@ -35,7 +35,7 @@ def markdown(document: Doc) -> str:
     rows = [
         [
             metrics.named_plainly(name),
-            ("✓ met" if target["met"] else "✗ **missed**") + (f" ({doubt})" if (doubt := _doubt(figure, target)) else ""),
+            ("✓ met" if target["met"] else "✗ **missed**") + (f" ({doubt})" if (doubt := _doubt(name, figure, target)) else ""),
             amount(name, target["value"]),
             wanted(name, target["target"]),
             metrics.spread(name, figure),
@@ -46,7 +46,9 @@ def markdown(document: Doc) -> str:
 
 
 def wanted(metric: str, value: float) -> str:
-    """ "≥ 88.0 %", or "≤ 0.80" of what is better low."""
+    """ "≥ 88.0 %", "≤ 0.80" of what is better low, "±0.20" of what is best at 0."""
+    if judge.best_at_zero(metric):
+        return f"±{amount(metric, value).removeprefix('+')}"
     return f"{'≤' if judge.lower_is_better(metric) else '≥'} {amount(metric, value)}"
 
 
@@ -56,9 +58,10 @@ def _targets(document: Doc) -> Iterator[tuple[str, Doc | None, Doc]]:
     return ((name, document["metrics"].get(name), target) for name, target in order)
 
 
-def _doubt(figure: Doc | None, target: Doc) -> str:
+def _doubt(metric: str, figure: Doc | None, target: Doc) -> str:
     if target["value"] is None:
         return "not measured"
     if figure is None or figure["low"] is None:
         return ""
-    return "not certain" if figure["low"] <= target["target"] <= figure["high"] else ""
+    limits = [target["target"], *([-target["target"]] if judge.best_at_zero(metric) else [])]
+    return "not certain" if any(figure["low"] <= limit <= figure["high"] for limit in limits) else ""
