@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from mlx_distill.evaluation import assurance, report, tokenizer
+from mlx_distill.evaluation import report
 from mlx_distill.evaluation.ceiling import ceiling
 from mlx_distill.evaluation.fairness import fairness
 from mlx_distill.evaluation.forgetting import Answers, forgetting
 from mlx_distill.evaluation.judge import Judged
+from mlx_distill.evaluation.language import tokenizer
 from mlx_distill.evaluation.robustness import robustness
+from mlx_distill.evaluation.trust import assurance
 from mlx_distill.recipe.schema import (
     BaseSpec,
     DataSpec,

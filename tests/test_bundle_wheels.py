@@ -95,7 +95,7 @@ def test_the_packages_own_wheel_is_the_same_each_time_and_pip_installs_it(
     command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--no-compile", "--target", tmp_path / "site", made[0]]
     subprocess.run(command, check=True, capture_output=True)
     names = set(zipfile.ZipFile(made[0]).namelist())
-    assert {"mlx_distill/evaluation/page.css", "mlx_distill/py.typed", "mlx_distill-0.1.0.dist-info/licenses/LICENSE"} <= names
+    assert {"mlx_distill/evaluation/pages/page.css", "mlx_distill/py.typed", "mlx_distill-0.1.0.dist-info/licenses/LICENSE"} <= names
     asked = "import mlx_distill, importlib.metadata as m; print(mlx_distill.__file__, m.version('mlx-distill'))"
     told = subprocess.run(
         [sys.executable, "-c", asked], env={"PYTHONPATH": str(tmp_path / "site")}, cwd=tmp_path, capture_output=True, text=True, check=True

@@ -172,7 +172,7 @@ def _licenses(card: Mapping[str, Any]) -> list[str]:
 
 def _report(run: Run, called: Mapping[str, Any], left_out: list[str]) -> Iterator[tuple[str, bytes]]:
     """Of this very adapter, its base called so."""
-    from mlx_distill.evaluation import page
+    from mlx_distill.evaluation.pages import page
     from mlx_distill.evaluation.report import VERSION
 
     try:

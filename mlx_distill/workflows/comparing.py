@@ -17,11 +17,11 @@ from typing import Any
 
 from mlx_distill.backends import full, lora
 from mlx_distill.errors import DataError, OutputError
-from mlx_distill.evaluation import comparison
+from mlx_distill.evaluation.choosing import comparison
+from mlx_distill.evaluation.choosing.pairing import Side
+from mlx_distill.evaluation.elsewhere.stored import read_rows
 from mlx_distill.evaluation.judge import Fields
-from mlx_distill.evaluation.leaflets import comparison as page
-from mlx_distill.evaluation.pairing import Side
-from mlx_distill.evaluation.stored import read_rows
+from mlx_distill.evaluation.pages.leaflets import comparison as page
 from mlx_distill.files import write_text
 from mlx_distill.models.tensors import read_header
 from mlx_distill.observe.events import read_events

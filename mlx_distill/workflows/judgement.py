@@ -10,14 +10,17 @@ from typing import Any
 
 from mlx_distill.backends import full
 from mlx_distill.backends.base import Student
-from mlx_distill.evaluation import assurance, curves, page, report, short, slices, tokenizer
+from mlx_distill.evaluation import report, slices
 from mlx_distill.evaluation.baselines import baselines
 from mlx_distill.evaluation.ceiling import ceiling
+from mlx_distill.evaluation.choosing.learning_curve import read_near
+from mlx_distill.evaluation.elsewhere.stored import line_of
 from mlx_distill.evaluation.fairness import fairness
 from mlx_distill.evaluation.judge import Answer, Judged
-from mlx_distill.evaluation.learning_curve import read_near
+from mlx_distill.evaluation.language import tokenizer
+from mlx_distill.evaluation.pages import curves, page, short
 from mlx_distill.evaluation.robustness import robustness
-from mlx_distill.evaluation.stored import line_of
+from mlx_distill.evaluation.trust import assurance
 from mlx_distill.files import write_json, write_text
 from mlx_distill.observe.events import read_events
 from mlx_distill.observe.progress import Progress

@@ -17,12 +17,14 @@ from mlx_distill.data.examples import listed
 from mlx_distill.data.read import read
 from mlx_distill.data.sources import STANDARD_INPUT, SourceRow
 from mlx_distill.errors import DataError, OutputError
-from mlx_distill.evaluation import assurance, page, report, slices
+from mlx_distill.evaluation import report, slices
 from mlx_distill.evaluation.ceiling import again_of, ceiling, remarks
-from mlx_distill.evaluation.columns import Columns
-from mlx_distill.evaluation.outside import TEST, Read, Reader
+from mlx_distill.evaluation.elsewhere.columns import Columns
+from mlx_distill.evaluation.elsewhere.outside import TEST, Read, Reader
+from mlx_distill.evaluation.elsewhere.stored import line_of
+from mlx_distill.evaluation.pages import page
 from mlx_distill.evaluation.sheet import Answer, Judged
-from mlx_distill.evaluation.stored import line_of
+from mlx_distill.evaluation.trust import assurance
 from mlx_distill.files import exclusive, sha256, write_json, write_text
 from mlx_distill.recipe.check import require_criteria
 from mlx_distill.recipe.lock import recipe_hash

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from mlx_distill.errors import RecipeError
 from mlx_distill.evaluation import judge
-from mlx_distill.evaluation.leaflets import learning_curve as page
-from mlx_distill.evaluation.learning_curve import LEAST, RECORD, Trained, curve
+from mlx_distill.evaluation.choosing.learning_curve import LEAST, RECORD, Trained, curve
+from mlx_distill.evaluation.pages.leaflets import learning_curve as page
 from mlx_distill.files import exclusive, write_json, write_text
 from mlx_distill.recipe.grid import Point
 from mlx_distill.training.run import Run

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_distill.errors import RecipeError
-from mlx_distill.evaluation.leaflets import sweep as page
-from mlx_distill.evaluation.ranking import Contestant, rank
+from mlx_distill.evaluation.choosing.ranking import Contestant, rank
+from mlx_distill.evaluation.pages.leaflets import sweep as page
 from mlx_distill.files import exclusive, write_json, write_text
 from mlx_distill.recipe.grid import Grid
 from mlx_distill.recipe.lock import recipe_hash

@@ -17,8 +17,8 @@ from mlx_distill.catalog import nearest
 from mlx_distill.data import examples
 from mlx_distill.errors import BackendError, DataError, DistillError, DoesNotFit, Interrupted, OutputError, RecipeError
 from mlx_distill.evaluation import judge
+from mlx_distill.evaluation.elsewhere.stored import line_of, read_predictions
 from mlx_distill.evaluation.judge import Judged
-from mlx_distill.evaluation.stored import line_of, read_predictions
 from mlx_distill.files import exclusive, write_text
 from mlx_distill.observe.events import read_events
 from mlx_distill.recipe.check import check as check_recipe

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from mlx_distill.evaluation.assurance import judged, learn, rows_for
-from mlx_distill.evaluation.sections import calibration, conformal, deferral
+from mlx_distill.evaluation.pages.sections import calibration, conformal, deferral
 from mlx_distill.evaluation.sheet import Judged
+from mlx_distill.evaluation.trust.assurance import judged, learn, rows_for
 from mlx_distill.recipe.schema import DeferSpec
 from mlx_distill.task.confidence import Confidence
 from tests.evaluation import doubts
@@ -60,8 +60,8 @@ def test_a_row_without_an_answer_stays_as_it_is():
 
 @pytest.fixture(scope="module")
 def document():
-    from mlx_distill.evaluation.assurance import documents
     from mlx_distill.evaluation.report import strict
+    from mlx_distill.evaluation.trust.assurance import documents
 
     recipe = doubts.recipe(defer=DEFER, coverage=0.9, group="source")
     surer = [doubts.rows(600, seed, prefix=prefix, concentration=0.08) for seed, prefix in ((1, "v"), (2, "c"), (3, "t"))]
@@ -97,7 +97,7 @@ def test_sections_of_what_was_not_asked_for_are_empty():
 
 
 def test_without_an_honest_threshold_the_section_says_so_first():
-    from mlx_distill.evaluation.assurance import documents
+    from mlx_distill.evaluation.trust.assurance import documents
 
     recipe = doubts.recipe(defer=DeferSpec(max_error=0.01))
     found = learn(recipe, VALID, CALIBRATE[:20])

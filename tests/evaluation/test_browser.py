@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.evaluation import page
+from mlx_distill.evaluation.pages import page
 from tests import reports
 
 sync = pytest.importorskip("playwright.sync_api")

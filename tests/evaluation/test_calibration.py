@@ -8,14 +8,14 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from mlx_distill.evaluation import calibration, fitting
-from mlx_distill.evaluation.assurance import documents, judged, learn
-from mlx_distill.evaluation.fitting import FEWEST, Sample, choose, cross_validated, fit, predicted
 from mlx_distill.evaluation.metrics.brier import brier
 from mlx_distill.evaluation.metrics.crps import crps
 from mlx_distill.evaluation.metrics.ece import ece
 from mlx_distill.evaluation.shares import exact, share
 from mlx_distill.evaluation.sheet import Judged
+from mlx_distill.evaluation.trust import calibration, fitting
+from mlx_distill.evaluation.trust.assurance import documents, judged, learn
+from mlx_distill.evaluation.trust.fitting import FEWEST, Sample, choose, cross_validated, fit, predicted
 from mlx_distill.recipe.schema import TaskSpec
 from mlx_distill.task.calibrated import FieldMap
 from mlx_distill.task.fields import closed_values

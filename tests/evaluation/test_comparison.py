@@ -8,11 +8,11 @@ import pytest
 from scipy import stats
 
 from mlx_distill.errors import DataError
-from mlx_distill.evaluation import comparison
-from mlx_distill.evaluation.comparison import compare, differing, holm
+from mlx_distill.evaluation.choosing import comparison
+from mlx_distill.evaluation.choosing.comparison import compare, differing, holm
+from mlx_distill.evaluation.choosing.pairing import Side
 from mlx_distill.evaluation.judge import Judged
-from mlx_distill.evaluation.leaflets import comparison as page
-from mlx_distill.evaluation.pairing import Side
+from mlx_distill.evaluation.pages.leaflets import comparison as page
 from mlx_distill.recipe.schema import FieldSpec
 
 KIND = {"kind": FieldSpec(kind="choice", choices=("fire", "flood", "other"))}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from mlx_distill.evaluation import conformal
-from mlx_distill.evaluation.assurance import documents, judged, learn
-from mlx_distill.evaluation.conformal import find, quantile
+from mlx_distill.evaluation.trust import conformal
+from mlx_distill.evaluation.trust.assurance import documents, judged, learn
+from mlx_distill.evaluation.trust.conformal import find, quantile
 from mlx_distill.task.sets import OF_NAMES, OF_SCORES
 from tests.evaluation import doubts
 from tests.evaluation.doubts import FIELDS, TASK

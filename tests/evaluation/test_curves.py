@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from mlx_distill.evaluation import curves, plots
-from mlx_distill.evaluation.sections import training
+from mlx_distill.evaluation.pages import curves, plots
+from mlx_distill.evaluation.pages.sections import training
 
 
 def step(n, **fields):

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from mlx_distill.evaluation import deferral, selective
-from mlx_distill.evaluation.assurance import documents, judged, learn
-from mlx_distill.evaluation.deferral import Outcomes, Plan, find, most_errors, p_values, search
-from mlx_distill.evaluation.selective import aurc, curve, thinned
 from mlx_distill.evaluation.sheet import Judged
+from mlx_distill.evaluation.trust import deferral, selective
+from mlx_distill.evaluation.trust.assurance import documents, judged, learn
+from mlx_distill.evaluation.trust.deferral import Outcomes, Plan, find, most_errors, p_values, search
+from mlx_distill.evaluation.trust.selective import aurc, curve, thinned
 from mlx_distill.recipe.schema import DeferSpec
 from tests.evaluation import doubts
 from tests.evaluation.doubts import TASK

@@ -7,9 +7,9 @@ import pytest
 
 from mlx_distill.evaluation.fairness import fairness
 from mlx_distill.evaluation.judge import Judged
-from mlx_distill.evaluation.sections import fairness as section
-from mlx_distill.evaluation.sections import tokenizer as tokens
-from mlx_distill.evaluation.tokenizer import efficiency
+from mlx_distill.evaluation.language.tokenizer import efficiency
+from mlx_distill.evaluation.pages.sections import fairness as section
+from mlx_distill.evaluation.pages.sections import tokenizer as tokens
 from mlx_distill.recipe.schema import FairnessSpec, ScenarioSpec
 from mlx_distill.records import BadRow
 from tests.fairness_cases import BY_LANGUAGE, CALL, GREEK, TASK, ask, rows_of

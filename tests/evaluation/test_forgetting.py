@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import binomtest
 
 from mlx_distill.evaluation.forgetting import Answers, correlation, difference_interval, forgetting, mcnemar, ratio_interval, share
+from mlx_distill.evaluation.pages.sections import forgetting as section
 from mlx_distill.evaluation.report import strict
-from mlx_distill.evaluation.sections import forgetting as section
 from mlx_distill.evaluation.shares import wilson
 
 YES, NO = True, False

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
+from mlx_distill.evaluation.choosing.learning_curve import EXPONENTS, RECORD, Trained, _luck, curve, fit, read_near
 from mlx_distill.evaluation.judge import Judged
-from mlx_distill.evaluation.leaflets import learning_curve as page
-from mlx_distill.evaluation.learning_curve import EXPONENTS, RECORD, Trained, _luck, curve, fit, read_near
+from mlx_distill.evaluation.pages.leaflets import learning_curve as page
 from mlx_distill.recipe.schema import FieldSpec
 
 FLAG = {"high": FieldSpec(kind="flag")}

@@ -8,9 +8,9 @@ import pytest
 
 from mlx_distill.data.sources import SourceRow
 from mlx_distill.errors import DataError
-from mlx_distill.evaluation.columns import Columns
+from mlx_distill.evaluation.elsewhere.columns import Columns
+from mlx_distill.evaluation.elsewhere.outside import Read, Reader
 from mlx_distill.evaluation.judge import judge
-from mlx_distill.evaluation.outside import Read, Reader
 from mlx_distill.recipe.schema import CapSpec, FieldSpec, TaskSpec
 from mlx_distill.records import BadRow, Example
 

@@ -3,8 +3,8 @@
 import pytest
 
 from mlx_distill.evaluation.judge import Judged, judge
+from mlx_distill.evaluation.pages.sections import production as section
 from mlx_distill.evaluation.production import production
-from mlx_distill.evaluation.sections import production as section
 from mlx_distill.recipe.schema import FieldSpec
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from mlx_distill.evaluation.choosing.ranking import Contestant, rank
 from mlx_distill.evaluation.judge import Judged
-from mlx_distill.evaluation.leaflets import sweep as page
-from mlx_distill.evaluation.ranking import Contestant, rank
+from mlx_distill.evaluation.pages.leaflets import sweep as page
 from mlx_distill.recipe.schema import FieldSpec
 
 FIELDS = {"high": FieldSpec(kind="flag")}

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from mlx_distill.evaluation import remedies
-from mlx_distill.evaluation.sections import remedies as section
+from mlx_distill.evaluation.pages.sections import remedies as section
 
 ORDER = ["a smaller or larger student", "more labels", "full fine-tuning", "an ensemble that votes", "the judge itself"]
 

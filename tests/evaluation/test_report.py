@@ -7,8 +7,9 @@ import re
 import pytest
 
 from mlx_distill.errors import RecipeError
-from mlx_distill.evaluation import page, report, words
+from mlx_distill.evaluation import report, words
 from mlx_distill.evaluation.judge import Judged
+from mlx_distill.evaluation.pages import page
 from mlx_distill.recipe.schema import FieldSpec
 
 FIELDS = {

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from mlx_distill import catalog
-from mlx_distill.evaluation import contents, markdown, page
-from mlx_distill.evaluation.markup import cell, grid
+from mlx_distill.evaluation.pages import contents, markdown, page
+from mlx_distill.evaluation.pages.markup import cell, grid
 from tests import reports
 
 

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mlx_distill.evaluation import plots
-from mlx_distill.evaluation.drawing import drawing
+from mlx_distill.evaluation.pages import plots
+from mlx_distill.evaluation.pages.drawing import drawing
 
 NASTY = 'a<b> & "c" $x^2$ \x00 \ud800 שלום 🔥 %s {0}'
 SHARES = [(0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %")]

@@ -8,8 +8,8 @@ import shlex
 import pytest
 
 from mlx_distill import catalog
-from mlx_distill.evaluation import contents, markdown, page
-from mlx_distill.evaluation.sections import agreement, confusion, disagreements, figures, lineage, lm_eval, scores, targets, training
+from mlx_distill.evaluation.pages import contents, markdown, page
+from mlx_distill.evaluation.pages.sections import agreement, confusion, disagreements, figures, lineage, lm_eval, scores, targets, training
 from mlx_distill.recipe.schema import ReportSpec
 from tests import reports
 

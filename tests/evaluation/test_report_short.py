@@ -2,7 +2,8 @@
 
 import pytest
 
-from mlx_distill.evaluation import failures, report, short
+from mlx_distill.evaluation import report
+from mlx_distill.evaluation.pages import failures, short
 
 FIGURE = {"value": 0.7, "low": 0.66, "high": 0.74, "n": 400}
 

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from mlx_distill.evaluation.judge import Judged
+from mlx_distill.evaluation.pages.sections import robustness as section
 from mlx_distill.evaluation.robustness import robustness
-from mlx_distill.evaluation.sections import robustness as section
 from mlx_distill.recipe.schema import FieldSpec, RobustnessSpec, SourceSpec, SuiteSpec, TaskSpec
 from mlx_distill.records import BadRow, Prediction
 

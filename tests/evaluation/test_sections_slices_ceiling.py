@@ -7,8 +7,8 @@ from typing import Any
 
 from mlx_distill.evaluation.ceiling import ceiling
 from mlx_distill.evaluation.judge import Judged, judge
-from mlx_distill.evaluation.sections import ceiling as ceilings
-from mlx_distill.evaluation.sections import slices
+from mlx_distill.evaluation.pages.sections import ceiling as ceilings
+from mlx_distill.evaluation.pages.sections import slices
 from mlx_distill.evaluation.slices import values
 from mlx_distill.recipe.schema import FieldSpec
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.errors import DataError
+from mlx_distill.evaluation.elsewhere.stored import line_of, read_rows
 from mlx_distill.evaluation.judge import Judged
-from mlx_distill.evaluation.stored import line_of, read_rows
 from mlx_distill.recipe.schema import FieldSpec
 
 FIELDS = {

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from mlx_distill.evaluation.judge import Judged, against, judge, lay_out, measure, metric_names, verdict
-from mlx_distill.evaluation.sections import tiers as section
+from mlx_distill.evaluation.pages.sections import tiers as section
 from mlx_distill.evaluation.tables import tiers as table
 from mlx_distill.recipe.schema import FieldSpec
 

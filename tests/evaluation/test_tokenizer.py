@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mlx_distill.evaluation.judge import Judged
-from mlx_distill.evaluation.paragraphs import PARAGRAPHS
-from mlx_distill.evaluation.tokenizer import AT_MOST, LANGUAGES_AT_MOST, efficiency, judge, paragraphs
-from mlx_distill.evaluation.writing import languages, script
+from mlx_distill.evaluation.language.paragraphs import PARAGRAPHS
+from mlx_distill.evaluation.language.tokenizer import AT_MOST, LANGUAGES_AT_MOST, efficiency, judge, paragraphs
+from mlx_distill.evaluation.language.writing import languages, script
 from tests.small_tokenizers import tokenizer
 
 

@@ -29,7 +29,7 @@ def command(runs: tuple[Path, ...], html: Path | None, form: str, as_json: bool)
     """
     if len(runs) < 2:
         raise click.UsageError("a comparison takes two runs or more: compare RUN RUN...")
-    from mlx_distill.evaluation.leaflets import comparison as page
+    from mlx_distill.evaluation.pages.leaflets import comparison as page
     from mlx_distill.workflows import comparing
 
     found = comparing.compare(setting(as_json=as_json), runs, html=html)

@@ -111,6 +111,6 @@ def _refuse(context: click.Context, run: Path | None, predictions: Path | None, 
 
 
 def _markdown(report: Mapping[str, Any]) -> str:
-    from mlx_distill.evaluation import markdown
+    from mlx_distill.evaluation.pages import markdown
 
     return markdown.render(report).rstrip("\n")

@@ -47,7 +47,7 @@ def command(
     mlx-distill learning-curve my.yaml --sizes 250,500,1000,2000 --out curves/my
     mlx-distill learning-curve runs/crisis/recipe.lock.yaml --sizes 100,200,400,800 --seeds 3 --out runs/crisis/learning-curve
     """
-    from mlx_distill.evaluation.leaflets import learning_curve as page
+    from mlx_distill.evaluation.pages.leaflets import learning_curve as page
     from mlx_distill.workflows import sampling
 
     given = setting(as_json=as_json, backend=backend, report_to=report_to)

@@ -41,7 +41,7 @@ def command(
     mlx-distill sweep my.yaml --over 'lora.targets=[q_proj,v_proj],all-linear' --metric macro_f1.urgent --out sweeps/where
     mlx-distill sweep my.yaml --over train.seed=0,1,2 --metric valid_loss --out sweeps/luck --resume
     """
-    from mlx_distill.evaluation.leaflets import sweep as page
+    from mlx_distill.evaluation.pages.leaflets import sweep as page
     from mlx_distill.workflows import sweeping
 
     given = setting(as_json=as_json, backend=backend, report_to=report_to)
