@@ -221,6 +221,11 @@ def _parts(judged: Sequence[Judged]) -> dict[str, Any]:
         "robustness": robustness(RECIPE.robustness, TASK, judged, ask, **how),
         "fairness": fairness(RECIPE.fairness, TASK, judged, ask, say=lambda words: None, show_texts=True, **how),
         "forgetting": forgetting({NASTY: asked}, max_drop=0.05),
+        "lm_eval": {
+            "version": "0.4.13",
+            "limit": None,
+            "tasks": {NASTY: {"n": 90, "metrics": {"acc": {"base": {"value": 0.5, "stderr": 0.1}}}}},
+        },
         "production": {"seconds_per_answer": 0.031, "peak_memory_bytes": 3 << 30, "device": NASTY},
         "tokenizer": tokenizer.judge(judged, small_tokenizers.tokenizer("bytes"), **how),
     }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from mlx_distill.observe.progress import Progress
 from mlx_distill.task.confidence import FILE, Confidence
 from mlx_distill.training.run import Run as RunFolder
 from mlx_distill.workflows import Document, Setting
+from mlx_distill.workflows.reported import reported
 from tests.checkpoints import make_checkpoint
 from tests.students import call, read_lines, recipe, water, write_lines
 
@@ -76,7 +79,12 @@ def judged(setting: Setting, checkpoint: Path, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("judged")
     write_lines(folder / "rows.jsonl", rows())
     write_lines(
-        folder / "again.jsonl", [{"id": row["id"], "high": row["high"], "risk": row["risk"] + i % 2} for i, row in enumerate(rows())]
+        folder / "again.jsonl",
+        [
+            *({"id": row["id"], "high": row["high"], "risk": row["risk"] + i % 2} for i, row in enumerate(rows())),
+            {"id": rows()[0]["id"], "high": True, "risk": 0},
+            {"id": "of no row", "high": SECRET},
+        ],
     )
     with (folder / "mmlu.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["subject", "question", "A", "B", "C", "D", "answer", "error_type"], *MMLU])
@@ -165,6 +173,26 @@ def test_raters_and_the_judge_asked_again_make_the_ceiling(judged: tuple[Path, D
     offs = [i % 2 for i, row in enumerate(rows()) if row["id"] in split]
     assert ceiling["again"]["metrics"]["mae.risk"]["judge"]["value"] == pytest.approx(sum(offs) / len(offs))
     assert ceiling["raters"].keys() == {"high"}
+
+
+def test_what_cannot_be_read_or_stands_there_twice_is_said_and_not_quoted(judged: tuple[Path, Document]) -> None:
+    assert judged[1]["notes"][:2] == [
+        "1 second answer has the id of one before: of each row the first counts.",
+        "1 of the second answers in high cannot be read.",
+    ]
+
+
+def test_a_report_is_done_already_where_it_is_of_this_adapter_recipe_and_version(judged: tuple[Path, Document], tmp_path: Path) -> None:
+    run = RunFolder(shutil.copytree(judged[0] / "run", tmp_path / "run"))
+    recipe, _ = run.open()
+    document = json.loads((run.path / "report.json").read_text("utf-8"))
+    assert reported(run, recipe) == document
+    assert reported(run, dataclasses.replace(recipe, name="another")) is None
+    for changed in ({**document, "version": document["version"] - 1}, {**document, "lineage": {}}, [document], None):
+        (run.path / "report.json").write_text(json.dumps(changed))
+        assert reported(run, recipe) is None
+    (run.path / "report.json").unlink()
+    assert reported(run, recipe) is None
 
 
 def test_private_texts_stay_at_home(judged: tuple[Path, Document], setting: Setting, tmp_path: Path) -> None:

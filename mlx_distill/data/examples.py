@@ -80,13 +80,20 @@ class Reader:
     def _id(self, record: Mapping[str, Any]) -> str:
         """The column `id`, a list or a record as JSON; without one (or where it is a label) the content's hash, and which copy it is."""
         given = None if self._id_is_a_label else record.get("id")
-        if not _is_empty(given) and given == given:  # NaN, which is no id either, differs from itself
-            return json.dumps(given, ensure_ascii=False, default=str) if isinstance(given, (list, dict, bool)) else str(given)
+        if (name := name_of(given)) is not None:
+            return name
         content = json.dumps(record, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
         digest = hashlib.sha256(content).hexdigest()[:16]
         copy = (self._copies.get(digest) or 0) + 1
         self._copies.put(digest, copy)
         return f"{digest}-{copy}"
+
+
+def name_of(given: Any) -> str | None:
+    """What stands in the column of ids, as a name: a list or a record as JSON. None where there is none."""
+    if given is ABSENT or _is_empty(given) or given != given:  # NaN, which is no id either, differs from itself
+        return None
+    return json.dumps(given, ensure_ascii=False, default=str) if isinstance(given, (list, dict, bool)) else str(given)
 
 
 def _is_empty(value: Any) -> bool:

@@ -1,40 +1,33 @@
-"""Percentile bootstrap over rows: how much a figure would move had other rows of the same kind been drawn.
+"""Bootstrap over rows: how much a figure would move had other rows of the same kind been drawn.
 
     figures(tallies, bootstrap=..., seed=...)          each figure with its interval
     paired(ours, theirs, bootstrap=..., seed=...)      theirs, and ours minus theirs with interval and p value
 
-Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13. A resample is a weight for each row, so all
-figures of a resample come from one product of matrices. The same seed and the same number of rows give the same resamples: figures of
-two students are paired. It knows tallies and weights; nothing of fields or reports. It takes rows as independent of each other.
+The percentile interval of Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13; a tally for which that one is wrong
+(shares, calibration errors) brings its own, made from the same resamples. Differences have the percentile interval.
+A resample is a weight for each row, so all figures of a resample come from one product of matrices. The same seed and the same number of
+rows give the same resamples: figures of two students are paired. It knows tallies and weights; nothing of fields or reports. It takes rows
+as independent of each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_distill.evaluation.tally import AnyTally, Floats, PairTally, Singles, Tally
+from mlx_distill.evaluation.figure import LEVEL as LEVEL
+from mlx_distill.evaluation.figure import Figure as Figure
+from mlx_distill.evaluation.tally import AnyTally, Drawn, Floats, PairTally, Singles, Tally
 from mlx_distill.recipe.schema import EvaluateSpec
 
 RESAMPLES = EvaluateSpec().bootstrap
-LEVEL = 0.95
 CHUNK = 2_000_000
 """Weights in memory at once."""
 EXACT = 2**24
 """Whole numbers below this are exact in single precision, and so are their sums."""
-
-
-class Figure(TypedDict):
-    """A figure with its 95 % interval and the rows behind it; None where it is not known."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
 
 
 class Difference(Figure):
@@ -44,9 +37,7 @@ class Difference(Figure):
 
 
 def figures(tallies: Mapping[str, AnyTally], *, bootstrap: int, seed: int) -> dict[str, Figure]:
-    samples = resample(tallies, bootstrap=bootstrap, seed=seed)
-    found = _figures([t.total() for t in tallies.values()], list(samples.values()), [t.n for t in tallies.values()])
-    return dict(zip(tallies, found, strict=True))
+    return _of(tallies, resample(tallies, bootstrap=bootstrap, seed=seed), seed)
 
 
 def paired(
@@ -62,13 +53,13 @@ def paired(
         bootstrap=bootstrap,
         seed=seed,
     )
-    known = _figures([t.total() for t in theirs.values()], [drawn[f"theirs {name}"] for name in theirs], [t.n for t in theirs.values()])
+    known = _of(theirs, {name: drawn[f"theirs {name}"] for name in theirs}, seed)
     values = {name: _apart(ours[name], ours[name].total(), theirs[name].total()) for name in both}
     samples = {name: _apart(ours[name], drawn[f"ours {name}"], drawn[f"theirs {name}"]) for name in both}
     shared = [int((ours[name].counted & theirs[name].counted).sum()) for name in both]
     gaps = _figures([float(value) for value in values.values()], list(samples.values()), shared)
     differences = {name: Difference(**gap, p=p_value(samples[name])) for name, gap in zip(both, gaps, strict=True)}
-    return dict(zip(theirs, known, strict=True)), differences
+    return known, differences
 
 
 def _apart(tally: AnyTally, ours: float | Floats, theirs: float | Floats) -> Floats:
@@ -97,6 +88,20 @@ def p_value(differences: Floats) -> float | None:
 def figure(value: float, samples: Floats, n: int) -> Figure:
     """One figure of its `samples` (bootstrap,); those that are not finite are left out."""
     return _figures([value], [samples], [n])[0]
+
+
+def _of(tallies: Mapping[str, AnyTally], samples: Mapping[str, Floats], seed: int) -> dict[str, Figure]:
+    """Each tally's figure, with the interval that the tally asks for."""
+    found = _figures([t.total() for t in tallies.values()], list(samples.values()), [t.n for t in tallies.values()])
+    return {name: _own(tallies[name], figure, samples[name], seed) for name, figure in zip(tallies, found, strict=True)}
+
+
+def _own(tally: AnyTally, found: Figure, samples: Floats, seed: int) -> Figure:
+    value, low, high = found["value"], found["low"], found["high"]
+    if isinstance(tally, PairTally) or tally.interval is None or value is None or low is None or high is None:
+        return found
+    low, high = tally.interval(tally, Drawn(value, low, high, samples[np.isfinite(samples)], seed))
+    return Figure(value=value, low=low, high=high, n=found["n"])
 
 
 def _figures(values: Sequence[float], samples: Sequence[Floats], n: Sequence[int]) -> list[Figure]:

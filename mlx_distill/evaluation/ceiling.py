@@ -21,7 +21,7 @@ from the same resamples for both. This knows rows and fields; no file and no mod
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from mlx_distill.evaluation import bootstrap as boot
 from mlx_distill.evaluation.judge import Rubric
 from mlx_distill.evaluation.metrics import CLOSED, LABELS, AnyTally, Floats
 from mlx_distill.evaluation.naming import lower_is_better, measure, parts
-from mlx_distill.evaluation.sheet import Answer, Fields, Judged, lay_out
+from mlx_distill.evaluation.sheet import Fields, Judged, lay_out
 from mlx_distill.recipe.schema import FieldSpec, TaskSpec
 from mlx_distill.records import Value
 from mlx_distill.task.fields import ABSENT, closed_values, follow, label_of, lookup, missing_values
@@ -45,7 +45,7 @@ ICC = "icc"
 """Beside them, of a score: ICC(A,1), that is Shrout and Fleiss' ICC(2,1)."""
 
 Tallies = Mapping[str, AnyTally]
-Answers = Callable[[Judged], Answer | None]
+Records = Sequence[Mapping[str, Any]]
 
 
 def ceiling(
@@ -85,10 +85,8 @@ def again_of(task: TaskSpec, record: Mapping[str, Any], missing: Sequence[str] =
     return {name: value for name, value in found.items() if value is not None}
 
 
-def remarks(
-    task: TaskSpec, records: Sequence[Mapping[str, Any]], again: Sequence[Mapping[str, Any]] = (), missing: Sequence[str] = ()
-) -> list[str]:
-    """What of the raters' labels, and of the second answers, could not be read, in sentences."""
+def remarks(task: TaskSpec, records: Records, again: Records = (), missing: Sequence[str] = (), *, texts: bool = True) -> list[str]:
+    """What of the raters' labels, and of the second answers, could not be read, in sentences. `texts` False: without quoting any."""
     absent = missing_values(missing)
     unread: Counter[tuple[str, str]] = Counter()
     first: dict[tuple[str, str], str] = {}
@@ -99,7 +97,8 @@ def remarks(
         for name, reason in reasons:
             unread[whose, name] += 1
             first.setdefault((whose, name), reason)
-    return [f"{n} of the {whose} in {name} cannot be read; the first: {first[whose, name]}." for (whose, name), n in unread.items()]
+    quoted = {key: f"; the first: {reason}" if texts else "" for key, reason in first.items()}
+    return [f"{n} of the {whose} in {name} cannot be read{quoted[whose, name]}." for (whose, name), n in unread.items()]
 
 
 def _unread_raters(task: TaskSpec, record: Mapping[str, Any], absent: frozenset[str]) -> Iterator[tuple[str, str]]:

@@ -44,14 +44,20 @@ class Answers:
     base: Sequence[bool] | None
     student: Sequence[bool] | None
     notes: Sequence[str] = ()
+    named: bool = True
+    """The recipe named the floor; else it is the usual one for choosing a base."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else is known of how it was asked: rows left out, shots, the file's hash."""
 
 
 def forgetting(benchmarks: Mapping[str, Answers], *, max_drop: float) -> dict[str, Any]:
-    """`verdict`: missed where any benchmark's drop or floor is, else not certain where any is, met where all are; none without any."""
+    """A floor that nobody named, and that the base misses too, is told and decides nothing.
+
+    `verdict`: missed where any benchmark's drop or floor is, else not certain where any is, met where all are; none without any.
+    """
     found = {name: _benchmark(answers, max_drop) for name, answers in benchmarks.items()}
-    verdicts = [part["verdict"] for entry in found.values() for part in (entry["drop"], entry["floor"]) if part["verdict"]]
+    parts = [part for entry in found.values() for part in (entry["drop"], *([entry["floor"]] if entry["floor"]["decides"] else []))]
+    verdicts = [part["verdict"] for part in parts if part["verdict"]]
     worst = next((word for word in (MISSED, UNSURE, MET) if word in verdicts), "none")
     return {"verdict": worst, "max_drop": max_drop, "benchmarks": found}
 
@@ -71,7 +77,12 @@ def _benchmark(answers: Answers, max_drop: float) -> dict[str, Any]:
         "base": theirs,
         "student": ours,
         **_compared(base, student),
-        "floor": {"value": answers.floor, "verdict": _floor(ours, answers.floor), "base": _floor(theirs, answers.floor)},
+        "floor": {
+            "value": answers.floor,
+            "verdict": _floor(ours, answers.floor),
+            "base": _floor(theirs, answers.floor),
+            "decides": answers.named or _floor(theirs, answers.floor) != MISSED,
+        },
         "drop": _dropped(base, student, max_drop, guessing),
         "tasks": _by_task(answers.tasks, base, student),
         "notes": list(answers.notes),

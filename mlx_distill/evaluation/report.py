@@ -13,6 +13,7 @@ from typing import Any
 
 from mlx_distill.evaluation import judge, remedies
 from mlx_distill.evaluation.bootstrap import RESAMPLES
+from mlx_distill.evaluation.distance import distance
 from mlx_distill.evaluation.judge import Answer, Fields, Judged, Rubric
 from mlx_distill.evaluation.metrics import CLOSED
 from mlx_distill.evaluation.words import summary
@@ -165,15 +166,8 @@ def _distance(row: Judged, fields: Fields) -> float:
         if name not in row.reference or spec.kind not in CLOSED:
             continue
         ours = None if row.answer is None else row.answer.get(name)
-        total += _gap(row.reference[name], ours, spec) * (1 + row.confidence.get(name, 0.0))
+        total += distance(row.reference[name], ours, spec) * (1 + row.confidence.get(name, 0.0))
     return total
-
-
-def _gap(reference: Any, answer: Any, spec: Any) -> float:
-    if answer is None or spec.kind != "score" or isinstance(answer, str):
-        return float(answer is None or judge.label(answer) != judge.label(reference))
-    low, high, _ = limits(spec)
-    return abs(float(answer) - float(reference)) / (high - low)
 
 
 def _disagreement(row: Judged, fields: Fields, *, texts: bool) -> dict[str, Any]:
@@ -182,7 +176,9 @@ def _disagreement(row: Judged, fields: Fields, *, texts: bool) -> dict[str, Any]
 
     closed = {name: spec for name, spec in fields.items() if name in row.reference and spec.kind in CLOSED}
     wrong = [
-        name for name, spec in closed.items() if _gap(nearest_value(spec, row.reference[name]), (row.answer or {}).get(name), spec) > 1e-9
+        name
+        for name, spec in closed.items()
+        if distance(nearest_value(spec, row.reference[name]), (row.answer or {}).get(name), spec) > 1e-9
     ]
     return {
         "id": row.id,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-from mlx_distill.evaluation.bootstrap import LEVEL, Figure
+from mlx_distill.evaluation.figure import LEVEL, Figure
 
 
 def exact(hits: int, n: int, level: float = LEVEL) -> tuple[float, float]:

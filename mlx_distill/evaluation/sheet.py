@@ -14,11 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlx_distill.evaluation.metrics import CLOSED, LABELS, Bools, Column, Floats, Sheet, nearest_step
 from mlx_distill.recipe.schema import FieldSpec
 from mlx_distill.records import Value
 from mlx_distill.task.fields import closed_values
+
+BELOW = "below every tier"
+"""The lowest tier of a sheet, for the rows that have an overall and reach no tier. Their code is not found by name: a task's tier of this
+very name keeps a code of its own."""
 
 Fields = Mapping[str, FieldSpec]
 Answer = Mapping[str, Value]
@@ -71,21 +76,34 @@ class Judged:
 
 def lay_out(rows: Sequence[Judged], fields: Fields, tiers: Sequence[str] = ()) -> Sheet:
     """Rows as columns. `tiers` from the lowest to the highest; one that is seen and not among them comes after them, in no order."""
-    seen = dict.fromkeys(t for row in rows for t in (row.reference_tier, row.tier) if t)
+    sides = [(row.reference_overall, row.reference_tier) for row in rows], [(row.overall, row.tier) for row in rows]
+    seen = dict.fromkeys(tier for side in sides for _, tier in side if tier)
     order = tuple(dict.fromkeys([*tiers, *seen]))
-    code = {name: i for i, name in enumerate(order)}
+    below = bool(order) and any(_is_below(*assessed) for side in sides for assessed in side)
+    reference_tier, tier = (_tiers(side, {name: i for i, name in enumerate(order, start=below)}) for side in sides)
     return Sheet(
         fields={name: _column(rows, name, spec) for name, spec in fields.items()},
         valid=np.array([row.answer is not None for row in rows], dtype=bool),
         reference_overall=_numbers([row.reference_overall for row in rows]),
         overall=_numbers([row.overall for row in rows]),
-        reference_tier=np.array([code.get(row.reference_tier or "", -1) for row in rows], dtype=np.int64),
-        tier=np.array([code.get(row.tier or "", -1) for row in rows], dtype=np.int64),
-        tiers=order,
-        ordered=len(dict.fromkeys(tiers)),
+        reference_tier=reference_tier,
+        tier=tier,
+        tiers=(BELOW, *order) if below else order,
+        ordered=len(dict.fromkeys(tiers)) + (below and bool(tiers)),
         nll=_numbers([row.nll for row in rows]),
         nll_tokens=_numbers([row.nll_tokens for row in rows]),
     )
+
+
+def _is_below(overall: float | None, tier: str | None) -> bool:
+    """Reaches no tier. Without an overall nothing is known of it."""
+    return overall is not None and not tier
+
+
+def _tiers(side: Sequence[tuple[float | None, str | None]], places: Mapping[str, int]) -> NDArray[np.int64]:
+    """Of (overall, tier) the tier's code (rows,): 0 below every tier, -1 where it is not known."""
+    lowest = 0 if places else -1
+    return np.array([lowest if _is_below(overall, tier) else places.get(tier or "", -1) for overall, tier in side], dtype=np.int64)
 
 
 def label(value: object) -> str:
@@ -121,9 +139,12 @@ def _column(rows: Sequence[Judged], name: str, spec: FieldSpec) -> Column:
 
 
 def _distributions(given: Sequence[Sequence[float] | None], values: int) -> Floats:
-    """(rows, values); NaN where a row has none."""
-    none = [math.nan] * values
-    return np.array([none if one is None or len(one) != values else one for one in given], dtype=float).reshape(len(given), values)
+    """(rows, values); NaN where a row has none. (rows, 0) where no row has one: a score may have 1,001 values."""
+    there = [i for i, one in enumerate(given) if one is not None and len(one) == values]
+    found = np.full((len(given), values if there else 0), math.nan)
+    for i in there:
+        found[i] = given[i]
+    return found
 
 
 def _labels(sides: Sequence[Sequence[Value | None]], spec: FieldSpec) -> tuple[str, ...]:

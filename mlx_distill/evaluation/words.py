@@ -80,7 +80,8 @@ def _verdict(document: Mapping[str, Any]) -> str:
     missed = [name for name, target in targets.items() if not target["met"]]
     exceeded = document["verdict"] == "missed" and not missed  # a part's own limit: see `short.beside`
     if not targets:
-        return "Not every limit of the recipe is kept." if exceeded else "No targets were set."
+        kept = "No targets were set." if document["verdict"] == "none" else "Every limit of the recipe is kept."
+        return "Not every limit of the recipe is kept." if exceeded else kept
     if not missed:
         met = "The target is met" if len(targets) == 1 else f"All {len(targets)} targets are met"
         return f"{met}, but not every limit of the recipe is kept." if exceeded else f"{met}."

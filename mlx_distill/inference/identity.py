@@ -19,6 +19,7 @@ from mlx_distill.data.fingerprint import Fingerprint
 from mlx_distill.errors import OutputError
 from mlx_distill.files import write_json
 from mlx_distill.inference.output import Places, there_already
+from mlx_distill.recipe.lock import default_at
 
 Document = dict[str, Any]
 VERSION = 2
@@ -81,6 +82,8 @@ def begin(places: Places, now: Document, before: Document | None, files: Sequenc
     if changes or not resume:
         if not places.is_empty():
             raise _changed(places, changes) if resume else there_already(places.output)
+        if places.apart is not None and before["options"].get("deferred") != places.apart.name and places.apart.exists():
+            raise there_already(places.apart)  # it is not of the job that is begun anew
         for file in places.all():
             file.unlink(missing_ok=True)
         write_json(places.job, now)
@@ -159,8 +162,11 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any], of: str) -> Ite
     """A changed recipe is told by its settings: its hash covers also what changes no answer."""
     before, after = (flat({key: value for key, value in it.items() if key != "recipe_sha256"}) for it in (old, new))
     for key in dict.fromkeys((*before, *after)):
-        if before.get(key) != after.get(key):
-            yield f"{of}{key}: {_shown(before.get(key))} -> {_shown(after.get(key))}"
+        # a setting that one side does not name is at its default: the job was begun when there was no such setting
+        unsaid = default_at(key.removeprefix("recipe.")) if key.startswith("recipe.") else None
+        was, now = before.get(key, unsaid), after.get(key, unsaid)
+        if was != now:
+            yield f"{of}{key}: {_shown(was)} -> {_shown(now)}"
 
 
 def _input_changes(before: Document, files: Sequence[Fingerprint]) -> tuple[list[str], list[str]]:

@@ -13,9 +13,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mlx_distill.data.seen import Seen
-from mlx_distill.errors import DataError
+from mlx_distill.errors import DataError, OutputError
 from mlx_distill.inference.journal import Journal, lines_of
-from mlx_distill.inference.output import Places, deferred_line, distributions, reject_key, reject_line, result_key, result_line
+from mlx_distill.inference.output import (
+    Places,
+    deferred_line,
+    distributions,
+    reject_key,
+    reject_line,
+    result_key,
+    result_line,
+    waiting_line,
+)
 from mlx_distill.inference.row import Counts
 from mlx_distill.inference.tally import Tally
 from mlx_distill.observe.progress import Step as Bar
@@ -52,7 +61,7 @@ class Done:
     rows_per_hour: int | None = None
     """See `Tally`."""
     deferred: int = 0
-    """Answers of this run that the student was not sure enough of."""
+    """Answers that the student was not sure enough of, those of earlier runs too."""
 
     @property
     def answered_before(self) -> int:
@@ -123,16 +132,26 @@ class _Job:
         return self.read - before
 
     def _recall(self) -> None:
-        """What stands in the files already."""
+        """What stands in the files already. Raises OutputError where rows that were handed back are gone."""
+        for line in lines_of(self._places.deferred) if self._keeps_deferred else ():
+            self._handed_back.put(result_key(line))
+            self.done.deferred += self._wanted.instead
+        gone = 0
         for line in self._places.results():
-            self._answered.put(result_key(line))
+            self._answered.put(key := result_key(line))
             self._tally.recall(line.get("task") or "", line.get("tier"))
+            if line.get("defer") and not self._wanted.instead:
+                self.done.deferred += 1
+                gone += self._keeps_deferred and key not in self._handed_back
+        if gone:
+            what = f"{amount(gone, 'rows')} that had been deferred {'is' if gone == 1 else 'are'} not in it"
+            raise OutputError(
+                what, file=self._places.deferred, hint="bring the file back; or name another OUTPUT, and answer everything anew"
+            )
         for line in lines_of(self._places.rejects):
             self._refused.put(reject_key(line))
             self._is_new(line)
             self._tally.recall_reject()
-        for line in lines_of(self._places.deferred) if self._keeps_deferred else ():
-            self._handed_back.put(result_key(line))
 
     @property
     def _keeps_deferred(self) -> bool:
@@ -181,7 +200,7 @@ class _Job:
             self._defer(prediction, row, line)
         if not (prediction.defer and self._wanted.instead):
             self._results.write(line)
-        self.done.done += 1
+            self.done.done += 1
         self._tally.answered(student.name, prediction.tier)
         self._advance()
 
@@ -189,7 +208,7 @@ class _Job:
         """Before the result is written: what a kill leaves is a row that is handed back and answered again, never one that is neither."""
         self.done.deferred += 1
         if self._keeps_deferred and row is not None and (key := result_key(line)) not in self._handed_back:
-            self._deferred.write(deferred_line(row, prediction, line))
+            self._deferred.write(waiting_line(row) if self._wanted.instead else deferred_line(row, prediction, line))
             self._handed_back.put(key)
 
     def _reject(self, student: Asked, bad: BadRow) -> None:
@@ -211,7 +230,8 @@ class _Job:
             raise DataError(message, file=bad.file, line=bad.line, hint=hint)
 
     def _advance(self) -> None:
-        passed = self.done.done + self.done.rejected + self.done.skipped
+        waiting = self.done.deferred if self._wanted.instead else 0
+        passed = self.done.done + self.done.rejected + self.done.skipped + waiting
         self._bar.advance(int(passed % self._students == 0), **self._tally.figures())
 
 

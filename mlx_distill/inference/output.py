@@ -13,6 +13,7 @@ JSONL and readable meanwhile; at the end they become one file of Parquet, atomic
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,8 @@ from mlx_distill.records import BadRow, Example, Prediction
 from mlx_distill.task.decision import expected
 from mlx_distill.task.fields import closed_values
 
+STOOD = "\x00stood"
+"""A column that no input has: line and file of a row that waits."""
 LINES, TYPED = (".jsonl", ".ndjson"), (".parquet",)
 
 
@@ -82,12 +85,13 @@ class Places:
             self.lines.unlink()
 
     def is_empty(self) -> bool:
-        """Whether nothing has been answered yet."""
-        return next(self.results(), None) is None
+        """Whether nothing has been answered yet, and nothing waits for the next student."""
+        return next(self.results(), None) is None and next(lines_of(self.waiting), None) is None
 
     def sizes(self) -> dict[str, int]:
         """Bytes of what a finished job has: whoever finds other ones looks again."""
-        return {file.name.removeprefix(self.output.name): file.stat().st_size for file in (self.output, self.rejects) if file.exists()}
+        there = [file for file in (self.output, self.rejects, self.apart) if file is not None and file.exists()]
+        return {file.name.removeprefix(self.output.name): file.stat().st_size for file in there}
 
     def _beside(self, suffix: str) -> Path:
         return self.output.with_name(self.output.name + suffix)
@@ -160,6 +164,19 @@ def deferred_line(row: Example, prediction: Prediction, result: Mapping[str, Any
     about = thought | ({"sure": round(prediction.sure, 6)} if prediction.sure is not None else {})
     task = {"task": result["task"]} if "task" in result else {}
     return {"id": row.id} | task | {name: value for name, value in columns.items() if name not in ("id", *task)} | {own: about}
+
+
+def waiting_line(row: Example) -> dict[str, Any]:
+    """A row that waits for the next student of a cascade: its columns, and where it stood."""
+    columns = {str(name): _plain(value) for name, value in row.record.items() if name != "id"}
+    return {"id": row.id, **columns, STOOD: [row.line, row.file]}
+
+
+def as_it_stood(row: Example) -> Example:
+    """A row that waited, where it stood before."""
+    columns = {name: value for name, value in row.record.items() if name != STOOD}
+    line, file = row.record.get(STOOD) or (row.line, row.file)
+    return dataclasses.replace(row, record=columns, line=line, file=file)
 
 
 def _plain(value: Any) -> Any:

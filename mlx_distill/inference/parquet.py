@@ -85,13 +85,14 @@ def merge(output: Path, lines: Path, columns: Any) -> None:
 
 
 def read(output: Path) -> Iterator[dict[str, Any]]:
-    """id, task and tier of each result. Raises OutputError where the file is another's."""
+    """id, task, tier and (where there is such a column) defer of each result. Raises OutputError where the file is another's."""
     import pyarrow.parquet
 
     with _readable(output), writing(output), pyarrow.parquet.ParquetFile(output) as file:
         if not {"id", "task", "tier", "answer"} <= set(file.schema_arrow.names):
             raise OutputError("these columns are no results", file=output, hint="the file is not this command's; name another")
-        for batch in file.iter_batches(batch_size=ROWS, columns=["id", "task", "tier"]):
+        columns = [name for name in ("id", "task", "tier", "defer") if name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=ROWS, columns=columns):
             yield from batch.to_pylist()
 
 

@@ -49,7 +49,7 @@ class Builder:
             if key not in known and len(known) == len(items):
                 self._wrong(node.value[key], join(path, key), "there is no such setting", _meant(key, known))
         hints = get_type_hints(kind)
-        others = dataclasses.replace(node, value={key: child for key, child in node.value.items() if key not in known})
+        others = dataclasses.replace(node, value=_dotted({key: child for key, child in node.value.items() if key not in known}))
         values = {item.name: self._setting(item, hints[item.name], node, path) for item in items if not item.metadata["rest"]}
         values |= {item.name: self._value(hints[item.name], others, path) for item in items if item.metadata["rest"]}
         if any(value is BROKEN for value in values.values()):
@@ -185,6 +185,15 @@ class Builder:
     def _wrong(self, node: Node, path: str, message: str, hint: str | None = None) -> Any:
         self.problems.append(node.problem(path, message, hint))
         return BROKEN
+
+
+def _dotted(entries: Mapping[str, Node]) -> dict[str, Node]:
+    """Names with dots, which `--set targets.accuracy.urgent=0.9` takes apart, joined again; what was taken apart comes last, and wins."""
+    whole = {key: child for key, child in entries.items() if not isinstance(child.value, dict)}
+    for key, child in entries.items():
+        if isinstance(child.value, dict):
+            whole |= {join(key, name): inner for name, inner in _dotted(child.value).items()}
+    return whole
 
 
 def unwrap(hint: Any) -> tuple[Any, bool]:

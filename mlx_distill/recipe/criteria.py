@@ -8,6 +8,7 @@ It looks whether files are there, and reads none of them. What one section says 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mlx_distill.recipe.schema import (
     DeferSpec,
     EvaluateSpec,
     FairnessSpec,
+    ReportSpec,
     RobustnessSpec,
     ScenarioSpec,
     SuiteSpec,
@@ -34,6 +36,7 @@ Sections = Mapping[str, Any]
 """Those that could be built, by dotted path."""
 
 CLOSED = ("score", "choice", "flag")
+_COLUMN = re.compile(r"\{([^{}]+)\}")
 CALIBRATE = "data.split: {train: 0.7, valid: 0.1, calibrate: 0.1, test: 0.1}"
 
 
@@ -47,6 +50,9 @@ def found(sections: Sections) -> Found:
         yield from _tried(sections, data)
     if isinstance(task, TaskSpec):
         yield from raters(task)
+        if isinstance(evaluate, EvaluateSpec) and isinstance(report := sections.get("report") or ReportSpec(), ReportSpec):
+            fairness = sections.get("fairness")
+            yield from private(task, evaluate, fairness if isinstance(fairness, FairnessSpec) else None, report)
         yield from _of_the_task(sections, task)
     for path, section in sections.items():
         if isinstance(section, BenchmarkSpec):
@@ -60,6 +66,20 @@ def slices(evaluate: EvaluateSpec) -> Found:
             yield f"evaluate.slices.{i}", error.message, error.hint
         elif expression in evaluate.slices[:i]:
             yield f"evaluate.slices.{i}", f"{expression!r} stands there twice", None
+
+
+def private(task: TaskSpec, evaluate: EvaluateSpec, fairness: FairnessSpec | None, report: ReportSpec) -> Found:
+    """Where no text may stand in the report, none may name a slice or a group: their values are in it."""
+    if report.show_texts:
+        return
+    asked = _COLUMN.findall(task.input.replace("{{", "").replace("}}", ""))
+    texts = {"text", *asked, *(name for name, spec in task.fields.items() if spec.kind in ("text", "list"))}
+    named = [(f"evaluate.slices.{i}", name) for i, name in enumerate(evaluate.slices)]
+    named += [(f"fairness.groups.{i}", name) for i, name in enumerate(fairness.groups if fairness else ())]
+    for path, name in named:
+        if name in texts:
+            hint = "slice by an expression over it, length say, or let texts be shown"
+            yield path, f"the values of {name!r} are texts, and report.texts is false", hint
 
 
 def raters(task: TaskSpec) -> Found:

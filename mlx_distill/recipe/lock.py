@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from mlx_distill.errors import RecipeError
 from mlx_distill.files import write_text
-from mlx_distill.recipe.build import join, yaml_key
+from mlx_distill.recipe.build import join, unwrap, yaml_key
 from mlx_distill.recipe.load import load
 from mlx_distill.recipe.problem import as_error
 from mlx_distill.recipe.schema import Recipe
@@ -81,6 +81,33 @@ def differences(old: Recipe, new: Recipe) -> list[str]:
     if fields[0] != fields[1] and sorted(fields[0]) == sorted(fields[1]):
         lines.append(f"task.fields: the order {', '.join(fields[0])} -> {', '.join(fields[1])}")
     return lines
+
+
+def default_at(path: str) -> Any:
+    """What a setting is where no recipe names it, plain; None where there is no such setting, or it has no default.
+
+    >>> default_at("data.split.calibrate"), default_at("task.fields.any.name.loss"), default_at("task.input")
+    (0.0, 1.0, None)
+    """
+    return _default(Recipe, path.split("."))
+
+
+def _default(kind: type[Any], path: Sequence[str]) -> Any:
+    item = next((item for item in dataclasses.fields(kind) if yaml_key(item) == path[0] and not item.metadata["rest"]), None)
+    if item is None:
+        return None
+    if len(path) == 1:
+        default = item.default if item.default is not dataclasses.MISSING else None
+        return _plain(item.default_factory()) if item.default_factory is not dataclasses.MISSING else _plain(default)
+    hint, _ = unwrap(get_type_hints(kind)[item.name])
+    if dataclasses.is_dataclass(hint):
+        assert isinstance(hint, type)
+        return _default(hint, path[1:])
+    named = next((part for part in get_args(hint) if dataclasses.is_dataclass(part)), None)
+    if not isinstance(named, type):
+        return None
+    found = (_default(named, path[i:]) for i in range(2, len(path)))  # a name of the user's may have dots itself
+    return next((value for value in found if value is not None), None)
 
 
 def _section(section: Any) -> dict[str, Any]:

@@ -5,8 +5,8 @@
 
 Temperature: Guo et al., "On Calibration of Modern Neural Networks", 2017. Beta: Kull, Silva Filho and Flach, "Beta calibration", 2017.
 Isotonic: Zadrozny and Elkan, "Transforming Classifier Scores into Accurate Multiclass Probability Estimates", 2002.
-`evaluation.calibration` fits it; this file only applies it, in plain Python: for the ten values that a field mostly has, a call into NumPy
-costs more than the whole sum. It knows numbers, nothing of fields or rows.
+`evaluation.calibration` fits it; this file only applies it: for the ten values that a field mostly has in plain Python, where a call into
+NumPy costs more than the whole sum, and from WIDE values on in NumPy. It knows numbers, nothing of fields or rows.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+WIDE = 64
+"""From so many values on NumPy is faster than plain Python; both say the same to 1e-12."""
 TINY = 1e-12
 """Least probability before a logarithm: a value that rounded to 0 is unlikely, not impossible."""
 EDGE = 1e-6
@@ -70,6 +75,8 @@ class FieldMap:
         >>> [round(p, 4) for p in FieldMap(beta=(0.0, 0.0, 0.0)).distribution([0.8, 0.15, 0.05], 0)]  # right half of the time
         [0.5, 0.375, 0.125]
         """
+        if len(shares) >= WIDE:
+            return self._wide(shares, place)
         tempered = self.tempered(shares)
         if not self.bends or len(tempered) == 1:
             return tempered
@@ -82,11 +89,28 @@ class FieldMap:
 
     def tempered(self, shares: Sequence[float]) -> list[float]:
         """softmax(ln p / T)."""
+        if len(shares) >= WIDE:
+            return list(self._wide_tempered(shares).tolist())
         logs = [math.log(p if p > TINY else TINY) / self.temperature for p in shares]
         top = max(logs)
         weights = [math.exp(log - top) for log in logs]
         whole = sum(weights)
         return [weight / whole for weight in weights]
+
+    def _wide(self, shares: Sequence[float], place: int) -> list[float]:
+        """`distribution` of many values."""
+        tempered = self._wide_tempered(shares)
+        if self.bends:
+            own = self.right(float(tempered[place]))
+            tempered[place] = 0.0
+            tempered *= (1.0 - own) / tempered.sum()
+            tempered[place] = own
+        return list(tempered.tolist())
+
+    def _wide_tempered(self, shares: Sequence[float]) -> NDArray[np.float64]:
+        logs = np.log(np.maximum(np.asarray(shares, np.float64), TINY)) / self.temperature
+        weights = np.exp(logs - logs.max())
+        return np.asarray(weights / weights.sum())
 
     def right(self, confidence: float) -> float:
         """The probability of being right that a confidence, 0 to 1, stands for. The confidence itself where there is no second step.

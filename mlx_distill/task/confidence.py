@@ -24,9 +24,8 @@ from mlx_distill.task import deferral
 from mlx_distill.task.calibrated import FieldMap as FieldMap
 from mlx_distill.task.decision import place
 from mlx_distill.task.deferral import default_of as default_of
-from mlx_distill.task.deferral import values_of
 from mlx_distill.task.deferral import wrong as wrong
-from mlx_distill.task.fields import CLOSED
+from mlx_distill.task.fields import CLOSED, values_of
 from mlx_distill.task.sets import OF_NAMES, OF_SCORES
 from mlx_distill.task.sets import SetRule as SetRule
 

@@ -17,12 +17,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import mul
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mlx_distill.recipe.schema import FieldSpec, TaskSpec
 from mlx_distill.records import Value
-from mlx_distill.task.fields import CLOSED, closed_values, nearest_value
+from mlx_distill.task.calibrated import WIDE
+from mlx_distill.task.fields import CLOSED, nearest_value, values_of
 
 Answer = Mapping[str, Value]
 Distributions = Mapping[str, Sequence[float]]
+Floats = NDArray[np.float64]
 
 EXACT = 1e-9
 """Points: numbers as near as this are the same."""
@@ -57,7 +62,7 @@ def wrong(
         if reference_overall is None:
             return None
         if of == "tier":
-            return answer is None or tier != reference_tier
+            return answer is None or overall is None or tier != reference_tier
         return overall is None or abs(overall - reference_overall) > within + EXACT
     if of == "answer":
         known = [name for name, spec in task.fields.items() if spec.kind in CLOSED and name in reference]
@@ -133,6 +138,8 @@ class Moments:
     def of(cls, spec: FieldSpec, shares: Sequence[float], *, held: bool = False) -> Moments:
         """`held`: given that its gate has not tripped."""
         numbers = _numbers(spec)
+        if len(numbers) >= WIDE:
+            return cls._wide(spec, np.asarray(shares, np.float64), _array(numbers), held=held)
         if held and spec.gate is not None:
             below = spec.gate.below
             shares = [0.0 if number < below else p for p, number in zip(shares, numbers, strict=True)]
@@ -141,6 +148,16 @@ class Moments:
         weighted = list(map(mul, shares, numbers))
         mean = sum(weighted) / chance
         return cls(chance, mean, max(0.0, sum(map(mul, weighted, numbers)) / chance - mean * mean))
+
+    @classmethod
+    def _wide(cls, spec: FieldSpec, shares: Floats, numbers: Floats, *, held: bool) -> Moments:
+        """The same of many values."""
+        if held and spec.gate is not None:
+            shares = np.where(numbers < spec.gate.below, 0.0, shares)
+        if (chance := float(shares.sum())) <= 0:
+            return cls(0.0, 0.0, 0.0)
+        mean = float(shares @ numbers) / chance
+        return cls(chance, mean, max(0.0, float(shares @ (numbers * numbers)) / chance - mean * mean))
 
 
 def _reaching(task: TaskSpec, scores: Mapping[str, Moments], gates: Mapping[str, Moments], least: float) -> float:
@@ -166,14 +183,10 @@ def _reaching(task: TaskSpec, scores: Mapping[str, Moments], gates: Mapping[str,
 
 
 def _numbers(spec: FieldSpec) -> tuple[float, ...]:
-    return tuple(values_of(spec))  # type: ignore[arg-type]
+    return values_of(spec)  # type: ignore[return-value]
 
 
-def values_of(spec: FieldSpec) -> tuple[Value, ...]:
-    """`closed_values` of a closed field, made once: here they are needed again for every row."""
-    return _values_of(spec.kind, spec.min, spec.max, spec.step, spec.choices)
-
-
-@lru_cache(maxsize=1024)
-def _values_of(kind: str, low: float | None, high: float | None, step: float | None, choices: tuple[str, ...] | None) -> tuple[Value, ...]:
-    return tuple(closed_values(FieldSpec(kind=kind, min=low, max=high, step=step, choices=choices)) or ())
+@lru_cache(maxsize=256)
+def _array(numbers: tuple[float, ...]) -> Floats:
+    """Once for each score, not for each row."""
+    return np.asarray(numbers, np.float64)

@@ -39,6 +39,16 @@ def closed_values(spec: FieldSpec) -> list[Value] | None:
     return None
 
 
+def values_of(spec: FieldSpec) -> tuple[Value, ...]:
+    """`closed_values` of a closed field, made once, where they are needed again for every row. Empty for texts and lists."""
+    return _values_of(spec.kind, spec.min, spec.max, spec.step, spec.choices)
+
+
+@lru_cache(maxsize=1024)
+def _values_of(kind: str, low: float | None, high: float | None, step: float | None, choices: tuple[str, ...] | None) -> tuple[Value, ...]:
+    return tuple(closed_values(FieldSpec(kind=kind, min=low, max=high, step=step, choices=choices)) or ())
+
+
 def limits(spec: FieldSpec) -> tuple[float, float, float]:
     """(lowest, highest, step) of a score."""
     return spec.min or 0.0, 10.0 if spec.max is None else spec.max, spec.step or 1.0
@@ -46,9 +56,9 @@ def limits(spec: FieldSpec) -> tuple[float, float, float]:
 
 def nearest_value(spec: FieldSpec, value: Value) -> Value:
     """The legal value of a closed field that is nearest: a score between two steps goes to the nearer, upwards at the middle."""
-    values = closed_values(spec)
-    if spec.kind != "score" or values is None:
+    if spec.kind != "score":
         return value
+    values = values_of(spec)
     low, _, step = limits(spec)
     return values[max(0, min(len(values) - 1, math.floor((float(value) - low) / step + 0.5 + 1e-9)))]  # type: ignore[arg-type]
 

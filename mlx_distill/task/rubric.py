@@ -41,7 +41,7 @@ def assess(task: TaskSpec, values: Mapping[str, Value], record: Mapping[str, Any
 
 def tier(task: TaskSpec, overall: float) -> str | None:
     """The highest tier that the overall reaches. None where there are no tiers, or it reaches none."""
-    return next((name for name, lowest in sorted(task.tiers.items(), key=lambda item: -item[1]) if overall >= lowest), None)
+    return next((name for name in reversed(task.tiers_upwards) if overall >= task.tiers[name]), None)
 
 
 def holds(cap: CapSpec, values: Mapping[str, Value], record: Mapping[str, Any]) -> bool:

@@ -18,12 +18,17 @@ None draws a random number: the same row has the same set. `evaluation.conformal
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mlx_distill.recipe.schema import FieldSpec
 from mlx_distill.records import Value
+from mlx_distill.task.calibrated import WIDE
 from mlx_distill.task.fields import limits
 
 OF_NAMES = ("lac", "aps", "raps")
@@ -61,8 +66,8 @@ class SetRule:
         if self.method == "distance":
             return [max(low, answer - self.quantile), min(high, answer + self.quantile)]
         assert shares is not None
-        inside = [_number(value) for value, odd in zip(values, off_middle(shares), strict=True) if odd <= self.quantile + TIE]
-        return [min([answer, *inside]), max([answer, *inside])]
+        ends = [_number(values[i]) for i in _ends(shares, self.quantile + TIE)]  # values rise
+        return [min([answer, *ends]), max([answer, *ends])]
 
 
 def measure(method: str, spec: FieldSpec, values: Sequence[Value], shares: Sequence[float] | None, answer: Value, truth: Value) -> float:
@@ -91,11 +96,22 @@ def oddness(method: str, shares: Sequence[float], answer: int) -> list[float]:
     if method == "lac":
         odd = [1.0 - p for p in shares]
     else:
-        above = [[other for other in shares if other >= p - TIE] for p in shares]
+        falling = sorted(-p for p in shares)
+        reached = [-whole for whole in accumulate(falling)]
+        ranks = [bisect_right(falling, -p + TIE) for p in shares]  # how many are at least as likely, itself among them
         penalty = PENALTY if method == "raps" else 0.0
-        odd = [sum(likelier) + penalty * max(0, len(likelier) - FREE_RANKS) for likelier in above]
+        odd = [reached[rank - 1] + penalty * max(0, rank - FREE_RANKS) for rank in ranks]
     odd[answer] = 0.0
     return odd
+
+
+def _ends(shares: Sequence[float], most: float) -> list[int]:
+    """The first and the last place that are no further off the middle than `most`; empty where none is."""
+    if len(shares) >= WIDE:
+        wide = np.flatnonzero(_wide_off_middle(shares) <= most)
+        return [int(wide[0]), int(wide[-1])] if len(wide) else []
+    inside = [i for i, odd in enumerate(off_middle(shares)) if odd <= most]
+    return inside[:1] + inside[-1:]
 
 
 def off_middle(shares: Sequence[float]) -> list[float]:
@@ -104,7 +120,15 @@ def off_middle(shares: Sequence[float]) -> list[float]:
     >>> [round(odd, 2) for odd in off_middle([0.1, 0.2, 0.4, 0.3])]
     [0.45, 0.3, 0.0, 0.35]
     """
+    if len(shares) >= WIDE:
+        return list(_wide_off_middle(shares).tolist())
     return [abs(reached - p / 2 - 0.5) for reached, p in zip(accumulate(shares), shares, strict=True)]
+
+
+def _wide_off_middle(shares: Sequence[float]) -> NDArray[np.float64]:
+    """`off_middle` of many values."""
+    wide = np.asarray(shares, np.float64)
+    return np.asarray(np.abs(np.cumsum(wide) - wide / 2 - 0.5))
 
 
 def _number(value: Value) -> float:

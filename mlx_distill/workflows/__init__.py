@@ -128,6 +128,7 @@ def _evaluate(setting: Setting, backend: Backend, run: Run, recipe: Recipe, fact
 def run(setting: Setting, recipe: Path, out: Path, sets: Sequence[str], *, limit: int | None = None) -> Document:
     """The main job: train (going on where it was), evaluate, report. What is done already is not done again."""
     from mlx_distill.files import exclusive
+    from mlx_distill.workflows.reported import reported
 
     with Together(setting.join()) as together:
         if not together.leads:  # the leader judges, alone
@@ -141,7 +142,7 @@ def run(setting: Setting, recipe: Path, out: Path, sets: Sequence[str], *, limit
         with exclusive(out):
             _done(learn(setting, wanted, place, limit, together, more=True))
             _, facts = place.open()
-            document = _reported(place, wanted)
+            document = reported(place, wanted)
             if document is not None:
                 setting.progress.say("\n".join(["evaluate: done already", *document["summary"]]))
             else:
@@ -155,18 +156,3 @@ def _done(trained: Document) -> Document:
     if trained["stopped"] == "interrupted":
         raise Interrupted(f"stopped after step {trained['steps']}; it is saved", hint="the same command goes on")
     return trained
-
-
-def _reported(run: Run, recipe: Recipe) -> Document | None:
-    """The report of this very adapter under this very recipe, where there is one."""
-    import json
-
-    from mlx_distill.recipe.lock import recipe_hash
-
-    try:
-        document: Document = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    lineage = document.get("lineage", {})
-    same = lineage.get("adapter_sha256") == run.adapter_hash() and lineage.get("recipe_sha256") == recipe_hash(recipe)
-    return document if same else None

@@ -5,7 +5,6 @@ The answers are the student's own, as it is sure of them by itself: what they ar
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,6 @@ from typing import Any
 from mlx_distill.backends.base import BARE, Student
 from mlx_distill.data import examples
 from mlx_distill.data.batches import by_length, groups
-from mlx_distill.data.read import read
 from mlx_distill.data.tokens import Lesson, lessons
 from mlx_distill.errors import DataError
 from mlx_distill.evaluation import ceiling
@@ -29,11 +27,10 @@ from mlx_distill.task import rubric
 from mlx_distill.task.plan import plan
 from mlx_distill.task.prompt import Prompt
 from mlx_distill.training.run import Run
+from mlx_distill.workflows.again import second_answers
 
 WINDOW = 512
 TOKENS_AT_ONCE = 16384
-ANY = "{{}}"
-"""A template that asks for no column: of rows whose labels alone are wanted."""
 JUDGED = ("valid", "calibrate", "test")
 """The splits that are answered."""
 
@@ -95,9 +92,10 @@ class Answering:
 
     def judged(self, rows: Sequence[tuple[Example, str]], bar: Bar) -> Iterator[Judged]:
         """Each row with both answers. The judge may have been asked again, or others with it: `evaluate.again`, `raters` of a field."""
-        again = self._asked_again()
-        records, missing = [row.record for row, _ in rows], self.recipe.data.missing
-        self.remarks += ceiling.remarks(self.recipe.task, records, list(again.values()), missing)
+        recipe, again = self.recipe, second_answers(self.recipe)
+        records, seconds = [row.record for row, _ in rows], list(again.records.values())
+        self.remarks += again.remarks()
+        self.remarks += ceiling.remarks(recipe.task, records, seconds, recipe.data.missing, texts=recipe.report.show_texts)
         surprise = self._surprises([row for row, _ in rows])
         for start in range(0, len(rows), WINDOW):
             window = rows[start : start + WINDOW]
@@ -105,9 +103,7 @@ class Answering:
             answers = list(self.engine.answers([row for row, _ in window]))
             self.seconds += time.monotonic() - began
             for (row, split), prediction in zip(window, answers, strict=True):
-                second = again.get(row.id)
-                known = None if second is None else ceiling.again_of(self.recipe.task, second, missing)
-                yield judged(self.recipe, row, split, prediction, surprise.get(row.id), known)
+                yield judged(recipe, row, split, prediction, surprise.get(row.id), again.answers.get(row.id))
             bar.advance(len(window))
 
     def untrained(self, rows: Sequence[Example], bar: Bar) -> dict[str, Mapping[str, Value]]:
@@ -120,15 +116,6 @@ class Answering:
             found |= {row.id: answer.answer for row, answer in answers if isinstance(answer, Prediction)}
             bar.advance(len(window))
         return found
-
-    def _asked_again(self) -> dict[str, Mapping[str, Any]]:
-        """Records with the judge's second answers, by id."""
-        source, task = self.recipe.evaluate.again, self.recipe.task
-        if source is None:
-            return {}
-        reader = examples.Reader(dataclasses.replace(task, input=ANY), None)
-        found = reader.examples(read(source, Path(source.path)))
-        return {row.id: row.record for row in found if isinstance(row, Example)}
 
     def _surprises(self, rows: Sequence[Example]) -> dict[str, Surprise]:
         recipe = self.recipe

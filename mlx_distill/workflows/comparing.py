@@ -86,7 +86,7 @@ class Evaluated:
             name,
             rows,
             fields,
-            tiers=sorted(task.tiers, key=lambda tier: task.tiers[tier]) if task else (),
+            tiers=task.tiers_upwards if task else (),
             file=str(self.answers),
             cost=self.cost(),
             targets=list(self.report.get("targets") or {}),

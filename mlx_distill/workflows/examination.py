@@ -74,7 +74,6 @@ class Examination:
     def _figures(self, rows: Sequence[Judged]) -> dict[str, float]:
         """Of a bias its distance from 0: the lowest is the best."""
         task = self._recipe.task
-        tiers = sorted(task.tiers, key=lambda name: task.tiers[name])
-        figures = {name: tally.total() for name, tally in measure(lay_out(rows, task.fields, tiers)).items()}
+        figures = {name: tally.total() for name, tally in measure(lay_out(rows, task.fields, task.tiers_upwards)).items()}
         known = {name: figure for name, figure in figures.items() if not math.isnan(figure)}
         return {name: abs(figure) if best_at_zero(name) else figure for name, figure in known.items()}

@@ -108,6 +108,7 @@ def _answers(name: str, spec: BenchmarkSpec, read: Read, who: Sequence[Side], se
         title=benchmark.TITLE,
         kind=questions[0].kind,
         floor=benchmark.FLOOR if spec.floor is None else spec.floor,
+        named=spec.floor is not None,
         tasks=[question.task for question in questions],
         chance=[question.chance for question in questions],
         base=by_side.get("base"),
@@ -129,8 +130,12 @@ def _unjudged(spec: BenchmarkSpec) -> tuple[list[str], str | None]:
 
 
 GUARDS = {
-    "kernel": "Programs ran under the kernel's filter of system calls: no network, no file written, no other process.",
-    "sandbox": "Programs ran under macOS's sandbox-exec: no network, no file written, no other process.",
+    "kernel": "Programs ran under the kernel's filter of system calls and Landlock: no network, no other process, no file written, "
+    "none read but in folders of libraries.",
+    "calls": "Programs ran under the kernel's filter of system calls: no network, no other process, no file written. Landlock is not to be "
+    "had here: what is read was held by Python itself alone, which is proof against slips, not malice.",
+    "sandbox": "Programs ran under macOS's sandbox-exec: no network, no other process started, no file written. What is read, and signals "
+    "to others, were held by Python itself alone, which is proof against slips, not malice.",
     "python": "Programs were held by Python itself alone, which is proof against slips, not malice: this system has no filter known here.",
 }
 

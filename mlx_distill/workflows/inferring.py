@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,13 @@ from mlx_distill.data.sources import STANDARD_INPUT
 from mlx_distill.errors import DataError, Interrupted
 from mlx_distill.files import exclusive
 from mlx_distill.inference import identity, job, parquet
-from mlx_distill.inference.output import Places, refuse
+from mlx_distill.inference.output import STOOD, Places, as_it_stood, refuse
 from mlx_distill.inference.row import Counts
 from mlx_distill.inference.tally import Tally
 from mlx_distill.observe.progress import amount
 from mlx_distill.recipe.layers import neighbour
 from mlx_distill.recipe.schema import Recipe, SourceSpec
+from mlx_distill.records import BadRow, Example
 from mlx_distill.task.prompt import columns
 from mlx_distill.workflows.setting import Document, Setting, peak_memory
 from mlx_distill.workflows.staff import Staff, staffed, workers_of
@@ -48,6 +49,21 @@ class Input:
         counts = [file.rows for file in self.files or ()]
         known = [count for count in counts if count is not None]
         return sum(known) if counts and len(known) == len(counts) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What students had to do, and the bytes that they took at most: all that is left of them when they are closed."""
+
+    counts: Counts
+    peak: int
+
+    @classmethod
+    def of(cls, staff: Staff) -> Came:
+        return cls(sum((it.counts for it in staff.engines.values()), Counts()), staff.peak())
+
+    def __add__(self, other: Came) -> Came:
+        return Came(self.counts + other.counts, max(self.peak, other.peak))
 
 
 def infer(
@@ -78,7 +94,7 @@ def infer(
     last = cascade(setting, chosen, then) if then is not None else None
     _require(chosen, last, asking, deferred=deferred, then=then, max_rejects=max_rejects)
     number = workers_of(setting, workers)
-    names = [it.name for it in chosen]
+    names = [it.name for it in (*chosen, *(last or ()))]
     spec = source_of(source, chosen[0].recipe, delimiter, format=format)
     places = Places(output, deferred)
     typed = _typed([*chosen, *(last or ())], asking, distributions=distributions, by=last is not None) if places.is_parquet else None
@@ -87,24 +103,24 @@ def infer(
         before = identity.read(places)
         given = _input(setting, source, spec, before)
         options = dataclasses.asdict(asking) | {"distributions": distributions, "kind": spec.kind, "delimiter": spec.delimiter}
-        options |= {"deferred": True} if deferred is not None else {}
+        options |= {"deferred": deferred.name} if deferred is not None else {}
         known = {it.name: it.identity() for it in chosen} | {f"--then {it.name}": it.identity() for it in last or ()}
         now = identity.document(known, options, given.files, folder=given.folder is not None)
         begun = identity.begin(places, now, before, given.files, resume=resume)
         for remark in begun.remarks:
             setting.progress.say(f"note: {remark}")
         if begun.finished is not None:
+            places.waiting.unlink(missing_ok=True)  # a kill may have come in between
             rows, results, rejected = (begun.finished[name] for name in ("rows", "results", "rejected"))
-            before_it = job.Done(rows, skipped=results, rejected_before=rejected)
+            before_it = job.Done(rows, skipped=results, rejected_before=rejected, deferred=begun.finished.get("deferred", 0))
             return _document(before_it, names, places, started, _warnings(setting, before_it, places))
         wanted = job.Wanted(distributions, max_rejects, given.folder, number)
         if last is not None:
-            staff, done, warnings = _cascade(setting, chosen, last, asking, given, places, wanted)
+            came, done, warnings = _cascade(setting, chosen, last, asking, given, places, wanted)
         else:
-            with staffed(setting, chosen, asking, whole=distributions, workers=number) as staff:
-                done, warnings = _answer(setting, staff, chosen, asking, given, places, wanted)
+            came, done, warnings = _stage(setting, chosen, asking, given, places, wanted)
         _finish(setting, places, typed, now, done)
-    return _document(done, names, places, started, warnings, staff, number)
+    return _document(done, names, places, started, warnings, came, number)
 
 
 def _require(
@@ -131,7 +147,8 @@ def _finish(setting: Setting, places: Places, typed: Any, now: Document, done: j
     if typed is not None:
         _merge(setting, places, typed)
     results = done.done + done.rejected + done.skipped
-    identity.finish(places, now, {"rows": done.rows, "results": results, "rejected": done.rejected + done.rejected_before})
+    counts = {"rows": done.rows, "results": results, "rejected": done.rejected + done.rejected_before, "deferred": done.deferred}
+    identity.finish(places, now, counts)
     if typed is not None:
         places.lines.unlink(missing_ok=True)
     places.waiting.unlink(missing_ok=True)
@@ -145,28 +162,50 @@ def _typed(chosen: Sequence[Chosen], asking: Asking, *, distributions: bool, by:
 
 def _cascade(
     setting: Setting, first: Sequence[Chosen], last: Sequence[Chosen], asking: Asking, given: Input, places: Places, wanted: job.Wanted
-) -> tuple[Staff, job.Done, list[str]]:
-    """The first student answers what it is sure of; what it defers waits on the disk until the last has room in memory.
+) -> tuple[Came, job.Done, list[str]]:
+    """The first student answers what it is sure of; what it defers waits on the disk until the last has the memory to itself.
 
     A job that was broken off goes on in the stage that it was in: what waits, and what is answered, is all on the disk.
     """
     small, large = first[0].name, last[0].name
     stage = dataclasses.replace(wanted, instead=True, by=small)
-    with staffed(setting, first, asking, whole=wanted.distributions, workers=wanted.workers) as staff:
-        done, warnings = _answer(setting, staff, first, asking, given, Places(places.output), stage)
-    if not places.waiting.exists():
-        return staff, done, warnings
+    came, done, warnings = _stage(setting, first, asking, given, Places(places.output), stage)
+    if not done.deferred:
+        return came, done, warnings
     setting.progress.say(f"{small} is not sure enough of {amount(done.deferred, 'rows')}: {large} answers them")
     waiting = Input(places.waiting, by_name(places.waiting, format="jsonl", delimiter=None), None)
-    with staffed(setting, last, asking, whole=wanted.distributions, workers=wanted.workers) as staff:
-        more, found = _answer(setting, staff, last, asking, waiting, places, dataclasses.replace(wanted, folder=None, by=large))
-    kept = done.done - done.deferred
+    then, more, found = _stage(setting, last, asking, waiting, places, dataclasses.replace(wanted, by=large))
+    answered, rejected = done.done + more.done, done.rejected + more.rejected
     both = dataclasses.replace(
-        done, done=kept + more.done, rejected=done.rejected + more.rejected, rejected_rows=done.rejected_rows + more.rejected_rows,
-        skipped=done.rows - kept - more.done - done.rejected - more.rejected, deferred=more.deferred,
+        done,
+        done=answered,
+        rejected=rejected,
+        rejected_rows=done.rejected_rows + more.rejected_rows,
         rejected_before=done.rejected_before + more.rejected_before,
-    )  # fmt: skip
-    return staff, both, [*warnings, *found]
+        skipped=done.rows - answered - rejected,
+        deferred=more.deferred,
+        rows_per_hour=_together(answered, (done.done + done.deferred, done.rows_per_hour), (more.done, more.rows_per_hour)),
+    )
+    return came + then, both, [*warnings, *found]
+
+
+def _together(answered: int, *stages: tuple[int, int | None]) -> int | None:
+    """Rows an hour of a cascade, from what each stage answered, and how fast.
+
+    >>> _together(100, (100, 1000), (50, 250))  # 6 minutes and 12
+    333
+    """
+    hours = sum(rows / rate for rows, rate in stages if rows and rate)
+    return round(answered / hours) if answered and hours else None
+
+
+def _stage(
+    setting: Setting, chosen: Sequence[Chosen], asking: Asking, given: Input, places: Places, wanted: job.Wanted
+) -> tuple[Came, job.Done, list[str]]:
+    """Students opened, every row answered, and closed again: whoever comes next has the memory."""
+    with staffed(setting, chosen, asking, whole=wanted.distributions, workers=wanted.workers) as staff:
+        done, warnings = _answer(setting, staff, chosen, asking, given, places, wanted)
+        return Came.of(staff), done, warnings
 
 
 def source_of(path: Path, recipe: Recipe, delimiter: str | None, *, format: str | None = None) -> SourceSpec:
@@ -202,7 +241,7 @@ def _answer(
     tally = Tally({it.name: list(it.recipe.task.tiers) for it in students}, given.rows, apart=terminal, memory=staff.memory)
     rows = itertools.tee(read(given.spec, given.path), len(students))  # a turn's rows are held, no more
     asked = [
-        job.Asked(it.name, staff.engines[it.name], it.fields(asking), it.reader().examples(own))
+        job.Asked(it.name, staff.engines[it.name], it.fields(asking), _as_it_stood(it.reader().examples(own)))
         for it, own in zip(students, rows, strict=True)
     ]
     with progress.showing(_Board(tally)), progress.step("infer", given.rows, unit="rows") as bar:
@@ -213,6 +252,11 @@ def _answer(
         finally:
             _tell(setting, tally, places)
     return done, _warnings(setting, done, places, tally, students)
+
+
+def _as_it_stood(rows: Iterable[Example | BadRow]) -> Iterator[Example | BadRow]:
+    """Rows that waited for the second student of a cascade know where they stood in the input."""
+    return (as_it_stood(row) if isinstance(row, Example) and STOOD in row.record else row for row in rows)
 
 
 def _interrupted(answers: int, students: int, places: Places) -> Interrupted:
@@ -248,7 +292,7 @@ def _warnings(setting: Setting, done: job.Done, places: Places, tally: Tally | N
 
     Without `tally` the work was done before, and why is not known any more.
     """
-    if done.done or done.answered_before:
+    if done.done or done.answered_before or done.deferred:
         return []
     mend = "mend the input and run the same command again"
     if not done.rejected and not done.rejected_before:
@@ -274,17 +318,17 @@ def _merge(setting: Setting, places: Places, typed: Any) -> None:
 
 
 def _document(
-    done: job.Done, names: Sequence[str], places: Places, started: float, warnings: list[str], staff: Staff | None = None, workers: int = 1
+    done: job.Done, names: Sequence[str], places: Places, started: float, warnings: list[str], came: Came | None = None, workers: int = 1
 ) -> Document:
-    """`staff`: those who answered, None where there was nothing to do."""
-    counts = sum((it.counts for it in staff.engines.values()), Counts()) if staff is not None else Counts()
+    """`came`: None where there was nothing to do."""
+    came = came or Came(Counts(), peak_memory(None))
     return {
         **dataclasses.asdict(done),
         "students": names,
         "output": str(places.output),
         "seconds": time.monotonic() - started,
-        "tokens": dataclasses.asdict(counts),
-        "peak_memory_bytes": staff.peak() if staff is not None else peak_memory(None),
+        "tokens": dataclasses.asdict(came.counts),
+        "peak_memory_bytes": came.peak,
         "warnings": warnings,
         **({"workers": workers} if workers > 1 else {}),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +13,7 @@ from mlx_distill.evaluation import report, slices
 from mlx_distill.evaluation.baselines import baselines
 from mlx_distill.evaluation.ceiling import ceiling
 from mlx_distill.evaluation.choosing.learning_curve import read_near
-from mlx_distill.evaluation.elsewhere.stored import line_of
+from mlx_distill.evaluation.elsewhere.stored import write_rows
 from mlx_distill.evaluation.fairness import fairness
 from mlx_distill.evaluation.judge import Answer, Judged
 from mlx_distill.evaluation.language import tokenizer
@@ -33,6 +32,7 @@ from mlx_distill.task.prompt import load_tokenizer
 from mlx_distill.training.run import Run
 from mlx_distill.workflows import lm_eval
 from mlx_distill.workflows.answered import Answering, Rows
+from mlx_distill.workflows.known import known
 from mlx_distill.workflows.setting import peak_memory
 
 
@@ -69,12 +69,11 @@ class Judgement:
         """Answer every row, find out how sure the answers really are, and write predictions.jsonl."""
         with self._progress.step("answer", total=len(self._rows.judged), unit="rows") as bar:
             raw = list(self._answering.judged(self._rows.judged, bar))
-        self._confidence = self._learned(raw) if self._own else Confidence.read(self._run.adapter)
-        known = self._confidence
+        self._confidence = self._learned(raw) if self._own else known(self._run, self._recipe, self._progress)
+        sure = self._confidence
         self._raw = raw
-        self._judged = raw if known is None else [assurance.judged(row, known, self._recipe.task) for row in raw]
-        text = "".join(json.dumps(line_of(row), ensure_ascii=False) + "\n" for row in self._judged)
-        write_text(self._run.path / f"predictions{self._suffix}.jsonl", text)
+        self._judged = raw if sure is None else [assurance.judged(row, sure, self._recipe.task) for row in raw]
+        write_rows(self._run.path / f"predictions{self._suffix}.jsonl", self._judged)
 
     def _learned(self, rows: Sequence[Judged]) -> Confidence:
         """What validation and calibration rows say; kept beside the adapter, for `infer`."""
@@ -105,7 +104,7 @@ class Judgement:
                 seed=recipe.train.seed,
                 baselines=answered,
                 rubric=self._rubric,
-                tiers=tiers_upwards(recipe),
+                tiers=recipe.task.tiers_upwards,
                 splits=self._rows.counts(),
                 curve=curves.validations(told),
                 training=curves.steps(told),
@@ -139,7 +138,7 @@ class Judgement:
         recipe, boot = self._recipe, {"bootstrap": self._recipe.evaluate.bootstrap, "seed": self._recipe.train.seed}
         yield "production", self._production()
         yield "learning_curve", read_near(self._run.path)
-        yield "ceiling", ceiling(test, recipe.task.fields, rubric=self._rubric, tiers=tiers_upwards(recipe), **boot)
+        yield "ceiling", ceiling(test, recipe.task.fields, rubric=self._rubric, tiers=recipe.task.tiers_upwards, **boot)
         if self._confidence is not None:
             yield from assurance.documents(recipe, self._confidence, [row for row in self._raw if row.split == "test"], test).items()
         say, texts = self._progress.say, recipe.report.show_texts
@@ -181,11 +180,6 @@ class Judgement:
         adapter, data = self._run.adapter_hash(), self._rows.sha256
         own = {"recipe_sha256": recipe_hash(self._recipe), "adapter_sha256": adapter, "data_sha256": data}
         return {**own, **self._facts, "reported": datetime.now(UTC).isoformat(timespec="seconds")}
-
-
-def tiers_upwards(recipe: Recipe) -> list[str]:
-    """The task's tiers from the lowest to the highest."""
-    return sorted(recipe.task.tiers, key=lambda name: recipe.task.tiers[name])
 
 
 def _flattered(number: int) -> str:

@@ -5,7 +5,6 @@ Rows come from one file, labels from it too, or from the recipe's data by id; th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,10 +17,10 @@ from mlx_distill.data.read import read
 from mlx_distill.data.sources import STANDARD_INPUT, SourceRow
 from mlx_distill.errors import DataError, OutputError
 from mlx_distill.evaluation import report, slices
-from mlx_distill.evaluation.ceiling import again_of, ceiling, remarks
+from mlx_distill.evaluation.ceiling import ceiling, remarks
 from mlx_distill.evaluation.elsewhere.columns import Columns
 from mlx_distill.evaluation.elsewhere.outside import TEST, Read, Reader
-from mlx_distill.evaluation.elsewhere.stored import line_of
+from mlx_distill.evaluation.elsewhere.stored import write_rows
 from mlx_distill.evaluation.pages import page
 from mlx_distill.evaluation.sheet import Answer, Judged
 from mlx_distill.evaluation.trust import assurance
@@ -31,12 +30,14 @@ from mlx_distill.recipe.lock import recipe_hash
 from mlx_distill.recipe.schema import FieldSpec, Recipe, SourceSpec
 from mlx_distill.records import BadRow, Example
 from mlx_distill.task import rubric
-from mlx_distill.task.fields import ABSENT, follow
 from mlx_distill.training.run import Run
+from mlx_distill.workflows.again import second_answers
 from mlx_distill.workflows.inferring import source_of
 from mlx_distill.workflows.setting import Document, Setting
 
 FILES = ("report.json", "report.html", "predictions.jsonl")
+FOUND_ON = ("valid", "calibrate")
+"""Splits of rows that maps and promises are found on."""
 PEEKED = 100
 """Rows that are asked which columns there are."""
 
@@ -63,28 +64,14 @@ def judge(
         step.advance(len(found.rows))
     with exclusive(place), setting.progress.step("report"):
         lineage = _lineage(recipe, file, data_sha256)
-        document = _report(recipe, found, where, [*notes, *found.remarks()], file, place, lineage)
-        write_text(place / FILES[2], "".join(json.dumps(line_of(row), ensure_ascii=False) + "\n" for row in found.rows))
+        found.rows, assured, more = _assured(recipe, found.rows)
+        notes += more
+        document = _report(recipe, found, assured, where, [*notes, *found.remarks(texts=recipe.report.show_texts)], file, place, lineage)
+        write_rows(place / FILES[2], found.rows)
         write_text(place / FILES[1], page.render(document))
         write_json(place / FILES[0], document)
-    setting.progress.say("\n".join(map(str, document["summary"])))
+    setting.progress.say("\n".join([*(f"note: {note}" for note in document["notes"]), *map(str, document["summary"])]))
     return document
-
-
-def second_answers(recipe: Recipe, column: str = "id") -> tuple[dict[str, Answer], list[Mapping[str, Any]]]:
-    """The judge's second answers of `evaluate.again` by id, and their records for `ceiling.remarks`. Raises DataError."""
-    source = recipe.evaluate.again
-    if source is None:
-        return {}, []
-    rows = [row for row in read(source, Path(source.path)) if isinstance(row, SourceRow)]
-    named = [(follow(row.record, column if follow(row.record, column) is not ABSENT else "id"), row.record) for row in rows]
-    known: dict[str, Answer] = {
-        str(name): again_of(recipe.task, record, recipe.data.missing) for name, record in named if name not in (ABSENT, None, "")
-    }
-    if not known:
-        hint = "a second answer is found by the id of its row"
-        raise DataError("evaluate.again: there is no row with an id", file=source.path, hint=hint)
-    return known, [record for _, record in named]
 
 
 def _place(file: Path, out: Path | None) -> Path:
@@ -118,9 +105,10 @@ def _read(recipe: Recipe, file: Path, columns: Columns, delimiter: str | None) -
     if not found.rows:
         hint = f"labels come from {columns.reference!r}, or by id from the recipe's data; the first id here is {found.unlabelled[0]!r}"
         raise DataError("no row has a label to be judged by", file=file, hint=hint)
-    second, again = second_answers(recipe, columns.id)
-    found.rows = [replace(row, again=second.get(row.id, {})) for row in found.rows] if second else found.rows
-    notes += remarks(recipe.task, [row.record for row in found.rows], again, recipe.data.missing)
+    again, texts = second_answers(recipe, columns.id), recipe.report.show_texts
+    found.rows = [replace(row, again=again.answers.get(row.id, {})) for row in found.rows]
+    seconds = list(again.records.values())
+    notes += [*again.remarks(), *remarks(recipe.task, [row.record for row in found.rows], seconds, recipe.data.missing, texts=texts)]
     return found, notes, data_sha256
 
 
@@ -136,7 +124,7 @@ def _labelled(
     needed = not all(map(alone.has_labels, records))
     source, task = recipe.data.source, recipe.task
     if not source.path:
-        if needed:
+        if needed and not any(map(alone.has_labels, records)):
             hint = "name their column, --columns 'reference=oracle_{field}', or give the recipe its data"
             raise DataError(
                 f"rows have no labels in {columns.reference!r}, and the recipe has no data to take them from", file=file, hint=hint
@@ -150,7 +138,8 @@ def _labelled(
     except DataError as error:
         if needed:
             raise
-        return {}, [f"The recipe's data were not read, so its columns are not known: {error.message}."], None
+        why = f": {error.message}" if recipe.report.show_texts else ""  # it may quote bad rows
+        return {}, [f"The recipe's data were not read, so its columns are not known{why}."], None
     return {row.id: row for row in loaded.rows}, [], loaded.sha256
 
 
@@ -159,12 +148,19 @@ def _collect(recipe: Recipe, source: SourceSpec) -> examples.Examples:
 
 
 def _report(
-    recipe: Recipe, found: Read, columns: Columns, notes: Sequence[str], file: Path, place: Path, lineage: Mapping[str, Any]
+    recipe: Recipe,
+    found: Read,
+    parts: Mapping[str, Any],
+    columns: Columns,
+    notes: Sequence[str],
+    file: Path,
+    place: Path,
+    lineage: Mapping[str, Any],
 ) -> Document:
     """Of the test rows; where the lines name no split, all are."""
-    fields, left_out = _judged_fields(recipe, found, columns)
-    rows, parts, more = _assured(recipe, found.rows)
-    records, tiers = {row.id: row.record for row in rows}, sorted(recipe.task.tiers, key=lambda name: recipe.task.tiers[name])
+    fields, left_out = _judged_fields(recipe, found, columns, file)
+    rows = _tested(recipe, found.rows)
+    records, tiers = {row.id: row.record for row in rows}, recipe.task.tiers_upwards
     bootstrap, seed = recipe.evaluate.bootstrap, recipe.train.seed
 
     def assess(name: str, answer: Answer) -> tuple[float | None, str | None]:
@@ -185,14 +181,14 @@ def _report(
         splits={TEST: len(rows)},
         learned=None,
         lineage=lineage,
-        notes=[*notes, *left_out, *more],
+        notes=[*notes, *left_out],
         parts={**parts, "ceiling": ceiling(rows, fields, bootstrap=bootstrap, seed=seed, rubric=assess, tiers=tiers)},
         show=recipe.report,
     )
     return {**document, "remedies": []}  # they are about a training, and nothing was trained here
 
 
-def _judged_fields(recipe: Recipe, found: Read, columns: Columns) -> tuple[dict[str, FieldSpec], list[str]]:
+def _judged_fields(recipe: Recipe, found: Read, columns: Columns, file: Path) -> tuple[dict[str, FieldSpec], list[str]]:
     """The fields that answers were given for. A column that is not there was not asked for; a field that objects lack was not answered."""
     whole = columns.of("answer", recipe.task) == [columns.answer]
     kept = {
@@ -201,21 +197,48 @@ def _judged_fields(recipe: Recipe, found: Read, columns: Columns) -> tuple[dict[
         if name in found.seen or (whole and spec.kind in ("score", "choice", "flag"))
     }
     out = [name for name in recipe.task.fields if name not in kept]
+    needed = [name for name in out if recipe.task.fields[name].weight is not None or recipe.task.fields[name].gate is not None]
+    if needed:
+        hint = f"the overall is made of {', '.join(needed)}: name its column with --columns, or take its weight and gate out of the task"
+        raise DataError(f"no row has an answer to {', '.join(needed)}", file=file, hint=hint)
     return kept, [f"Not judged, for no row has an answer to it: {', '.join(out)}."] if out else []
 
 
+def _promises(recipe: Recipe) -> bool:
+    return recipe.targets.defer is not None or recipe.evaluate.coverage is not None
+
+
+def _tested(recipe: Recipe, rows: Sequence[Judged]) -> list[Judged]:
+    """The test rows; where the lines name no split, all are. What a promise was found on is never what it is tested on."""
+    test = [row for row in rows if row.split == TEST]
+    return test or [row for row in rows if not (_promises(recipe) and row.split in FOUND_ON)]
+
+
 def _assured(recipe: Recipe, rows: Sequence[Judged]) -> tuple[list[Judged], Document, list[str]]:
-    """The test rows; with a threshold or sets where the recipe asks for them, and the file has rows to find them on."""
-    parts = {name: [row for row in rows if row.split == name] for name in ("valid", "calibrate", TEST)}
-    test = parts[TEST] or list(rows)
-    if recipe.targets.defer is None and recipe.evaluate.coverage is None:
-        return test, {}, []
+    """All rows, with a threshold or sets where the recipe asks for them and the file has rows to find them on; what came of it; remarks.
+
+    Raises DataError where a row would serve for a promise and for its test.
+    """
+    if not _promises(recipe):
+        return list(rows), {}, []
+    _require_apart(rows)
+    parts = {name: [row for row in rows if row.split == name] for name in FOUND_ON}
+    what = "threshold" if recipe.targets.defer is not None else "sets"
     if not any(row.probabilities or row.confidence for row in parts["calibrate"]):
-        what = "no threshold" if recipe.targets.defer is not None else "no sets"
-        return test, {}, [f"There is {what}: it is found on rows of the split `calibrate` with probabilities, and the file has none."]
+        return list(rows), {}, [f"There is no {what}: found on rows of the split `calibrate` with probabilities, and the file has none."]
     confidence = assurance.learn(recipe, parts["valid"], parts["calibrate"])
-    after = [assurance.judged(row, confidence, recipe.task) for row in test]
-    return after, assurance.documents(recipe, confidence, test, after), []
+    after = [assurance.judged(row, confidence, recipe.task) for row in rows]
+    before, tested = _tested(recipe, rows), _tested(recipe, after)
+    untested = [] if tested else ["There is no row of the split `test`: what was promised is not tested."]
+    return after, assurance.documents(recipe, confidence, before, tested), untested
+
+
+def _require_apart(rows: Sequence[Judged]) -> None:
+    seen: dict[str, str] = {}
+    for row in rows:
+        if (other := seen.setdefault(row.id, row.split)) != row.split:
+            hint = "a promise is worth nothing on the rows that it was found on: give each row one split"
+            raise DataError(f"the row {row.id!r} is of the split {other} and of {row.split}", hint=hint)
 
 
 def _lineage(recipe: Recipe, file: Path, data_sha256: str | None) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlx_distill.catalog import nearest
 from mlx_distill.data import examples, replay
 from mlx_distill.data.balance import Balance
 from mlx_distill.data.batches import steps_per_epoch
@@ -19,6 +20,7 @@ from mlx_distill.observe.progress import amount
 from mlx_distill.recipe.schema import Recipe
 from mlx_distill.records import BadRow, Example
 from mlx_distill.task.answer import AnswerPlan
+from mlx_distill.task.fields import ABSENT, follow
 from mlx_distill.task.plan import plan
 from mlx_distill.task.prompt import Prompt, load_tokenizer
 from mlx_distill.task.slots import SlotPlan
@@ -51,6 +53,7 @@ class Prepared:
         split = examples.divide(recipe.task, recipe.data.split, rows, path)
         split["train"] = examples.taken(split["train"], recipe.data.take, path)
         slices.require(recipe.evaluate.slices, rows, recipe.task, path)
+        _require_columns(recipe, rows, path)
         return cls(recipe, {row.id: row for row in rows}, loaded.bad, loaded.sha256, split, limit)
 
     def recall(self) -> None:
@@ -127,6 +130,16 @@ class Prepared:
             out = f", {len(general.rejected)} more are too long" if general.rejected else ""
             yield f"beside them {general.due(len(train.rows))} of {len(general.rows)} general rows an epoch, a share of {share:g}{out}"
         yield f"base: {card['parameters']:,} parameters, {size(_weight_bytes(base))} on disk"
+
+
+def _require_columns(recipe: Recipe, rows: Sequence[Example], path: Path) -> None:
+    """Those that the report will look for: before the training, not in the report after it."""
+    wanted = [("fairness.groups", column) for column in (recipe.fairness.groups if recipe.fairness else ())]
+    wanted += [(f"task.fields.{name}.raters", column) for name, spec in recipe.task.fields.items() for column in spec.raters or ()]
+    for where, column in wanted:
+        if all(follow(row.record, column) is ABSENT for row in rows):
+            there = list(map(str, rows[0].record))
+            raise DataError(f"{where} names {column!r}, and there is no such column", file=path, hint=nearest(column, there))
 
 
 def open_config(base: Path) -> dict[str, Any]:

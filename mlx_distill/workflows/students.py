@@ -31,6 +31,7 @@ from mlx_distill.task.plan import without_texts
 from mlx_distill.task.prompt import columns, load_tokenizer
 from mlx_distill.training.run import MAY_CHANGE, PLACES, Run
 from mlx_distill.workflows.bases import base_of_run
+from mlx_distill.workflows.known import known
 from mlx_distill.workflows.setting import Document, Setting, in_bytes
 
 
@@ -210,15 +211,7 @@ def _chosen(setting: Setting, place: Path) -> Chosen:
         place = opened(place, setting.cache)
     run = Run(place)
     recipe, facts = run.open_learned()
-    return Chosen(run, recipe, facts, _confidence(setting, run))
-
-
-def _confidence(setting: Setting, run: Run) -> Confidence | None:
-    found = Confidence.read(run.adapter)
-    if found is None or found.adapter_sha256 == run.adapter_hash():
-        return found
-    setting.progress.say(f"note: {run.adapter / FILE} is of other weights, and not used: mlx-distill evaluate {run.path} writes it anew")
-    return None
+    return Chosen(run, recipe, facts, known(run, recipe, setting.progress))
 
 
 def cascade(setting: Setting, first: Sequence[Chosen], then: Path) -> list[Chosen]:
@@ -243,7 +236,7 @@ def require_deferral(chosen: Sequence[Chosen], asking: Asking, asked: str) -> No
         raise DataError(message, hint="leave --samples out")
     for student in chosen:
         if student.confidence is None or student.confidence.threshold is None:
-            hint = "name targets.defer and data.split.calibrate in its recipe, train, and evaluate: that finds the threshold"
+            hint = f"mlx-distill evaluate {student.run.path} finds one, where its recipe has targets.defer and data.split.calibrate"
             raise DataError(f"{asked}: {student.name} has no threshold to defer by", file=student.run.path, hint=hint)
 
 

@@ -18,12 +18,12 @@ from mlx_distill.evaluation.choosing.ranking import Contestant, rank
 from mlx_distill.evaluation.pages.leaflets import sweep as page
 from mlx_distill.files import exclusive, write_json, write_text
 from mlx_distill.recipe.grid import Grid
-from mlx_distill.recipe.lock import recipe_hash
 from mlx_distill.recipe.problem import Problem, as_error
 from mlx_distill.task.fields import closed_values
 from mlx_distill.training.run import Run
 from mlx_distill.training.validation import LOSS
 from mlx_distill.workflows import evaluate
+from mlx_distill.workflows.reported import reported
 from mlx_distill.workflows.setting import Document, Setting
 from mlx_distill.workflows.trials import Trial, Tried, begin, checked, lower_is_better, metric_of, try_all
 
@@ -90,9 +90,10 @@ def _document(
     """What is known so far; runs best first, then those that failed, then those that wait."""
     recipe = trials[0].recipe
     good = [Contestant(one.name, one.rows, one.valid_loss) for one in tried if one.error is None]
-    tiers = sorted(recipe.task.tiers, key=lambda tier: recipe.task.tiers[tier])
     by = None if metric == LOSS else metric
-    ranked = rank(good, by, recipe.task.fields, tiers=tiers, bootstrap=recipe.evaluate.bootstrap, seed=recipe.train.seed)
+    ranked = rank(
+        good, by, recipe.task.fields, tiers=recipe.task.tiers_upwards, bootstrap=recipe.evaluate.bootstrap, seed=recipe.train.seed
+    )
     order = {name: place for place, name in enumerate(ranked["order"])}
     done = {one.name: one for one in tried}
     runs = [
@@ -131,23 +132,12 @@ def _judged(setting: Setting, folder: Path, trials: Sequence[Trial], document: D
             entry = {"name": trial.point.name, "adapter_sha256": run.adapter_hash()}
             document["tested"] += [entry] if entry not in document["tested"] else []
             _write(folder, document)
-            report = _reported(run, trial) or evaluate(setting, run.path)
+            report = reported(run, trial.recipe) or evaluate(setting, run.path)
             document |= {"test": {"metrics": report["metrics"], "targets": report["targets"]}, "report": report["report"]}
             document["verdict"] = report["verdict"]
     document["summary"] = page.sentences(document)
     _write(folder, document)
     return document
-
-
-def _reported(run: Run, trial: Trial) -> Document | None:
-    """Its report, where there is one of this very adapter and recipe."""
-    try:
-        report: Document = json.loads((run.path / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    lineage = report.get("lineage", {})
-    same = lineage.get("adapter_sha256") == run.adapter_hash() and lineage.get("recipe_sha256") == recipe_hash(trial.recipe)
-    return report if same else None
 
 
 def _tested_before(folder: Path) -> list[dict[str, Any]]:

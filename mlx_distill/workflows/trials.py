@@ -17,9 +17,9 @@ from mlx_distill.catalog import nearest
 from mlx_distill.data import examples
 from mlx_distill.errors import BackendError, DataError, DistillError, DoesNotFit, Interrupted, OutputError, RecipeError
 from mlx_distill.evaluation import judge
-from mlx_distill.evaluation.elsewhere.stored import line_of, read_predictions
+from mlx_distill.evaluation.elsewhere.stored import read_predictions, write_rows
 from mlx_distill.evaluation.judge import Judged
-from mlx_distill.files import exclusive, write_text
+from mlx_distill.files import exclusive
 from mlx_distill.observe.events import read_events
 from mlx_distill.recipe.check import check as check_recipe
 from mlx_distill.recipe.grid import Point
@@ -189,7 +189,7 @@ def _validated(setting: Setting, run: Run) -> tuple[list[Judged], Mapping[str, A
     path = run.path / f"validation-{str(run.adapter_hash())[:12]}.jsonl"
     if not path.is_file():
         rows = _answered(setting, run, recipe, facts)
-        write_text(path, "".join(json.dumps(line_of(row), ensure_ascii=False) + "\n" for row in rows))
+        write_rows(path, rows)
     return sorted(read_predictions(path, recipe), key=lambda row: row.id), facts
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlx_distill.evaluation.metrics.ece import ece
 from tests.cli.conftest import Place
 from tests.students import call, write_lines
 
@@ -145,6 +146,7 @@ def test_a_table_may_be_csv_with_a_delimiter_or_parquet(here: Path) -> None:
 
 
 def test_a_field_without_a_column_is_not_judged_and_one_that_objects_lack_is_wrong(here: Path) -> None:
+    (here / "task.yaml").write_text(RECIPE.replace(", weight: 1", "").replace("  tiers: {high: 5, low: 0}\n", ""))
     (here / "t.csv").write_text("id,gold_kind,gold_risk,said_kind\n1,fire,3,fire\n")
     document = judged(here, "--columns", "reference=gold_{field},answer=said_{field}", "--json", file="t.csv").document
     assert "accuracy.kind" in document["metrics"] and "exact.risk" not in document["metrics"]
@@ -241,7 +243,7 @@ def test_a_threshold_is_found_on_the_calibrate_rows_of_the_file(here: Path) -> N
     assert document["calibration"]["fields"].keys() == {"kind"}
     write_lines(here / "answers.jsonl", [line for line in lines if line["split"] == "test"])
     document = judged(here, *deferring, "--json").document
-    assert document["notes"][-1].startswith("There is no threshold: it is found on rows of the split `calibrate`")
+    assert document["notes"][-1].startswith("There is no threshold: found on rows of the split `calibrate`")
 
 
 # privacy, Markdown, refusals
@@ -258,6 +260,27 @@ def test_no_text_leaves_where_the_recipe_says_so(here: Path) -> None:
     assert "a secret" in texts(*files)
     judged(here, "--set", "report.texts=false")
     assert "a secret" not in texts(*files)
+
+
+def test_nothing_that_a_row_brought_is_quoted_where_the_recipe_says_so(here: Path) -> None:
+    name = "Patient John Smith"
+    lines = [{"id": f"r{i}", "reference": {"kind": "fire", "risk": 3}, "answer": {"kind": "fire", "risk": 3}} for i in range(200)]
+    lines[0] |= {"answer": {"kind": name, "risk": name}, "second": name}
+    lines[1] |= {"reference": {"kind": name}}
+    write_lines(here / "answers.jsonl", lines)
+    write_lines(here / "second.jsonl", [{"id": "r4", "kind": name, "risk": name}])
+    write_lines(here / "data.jsonl", [{"id": "x", "kind": name}])
+    more = "evaluate: {again: {kind: jsonl, path: second.jsonl}, slices: [tier]}\ndata: {source: {kind: jsonl, path: data.jsonl}}\n"
+    (here / "task.yaml").write_text(RECIPE.replace("aliases:", "raters: [second], aliases:") + more)
+    files = [here / "answers.report" / name for name in ("report.html", "report.json")]
+    how = ("--set", "data.max_bad_share=0.5")
+    told = judged(here, *how, "--set", "report.texts=true", "--format", "md")
+    assert told.code == 0, told.err
+    assert name in texts(*files)
+    kept = judged(here, *how, "--set", "report.texts=false", "--format", "md")
+    assert kept.code == 0
+    assert name not in texts(*files) + kept.out
+    assert "1 value of kind cannot be read: no answer to that field." in json.loads(files[1].read_text())["notes"]
 
 
 def test_markdown_goes_to_standard_output_alone(here: Path) -> None:
@@ -321,3 +344,93 @@ def test_too_many_bad_labels_stop_it_with_their_lines(here: Path) -> None:
     write_lines(here / "answers.jsonl", [{"id": str(i), "reference": {"risk": 11}, "answer": {"risk": 1}} for i in range(3)])
     refused = judged(here)
     assert refused.code == 2 and "risk: 11 is outside 0 to 10 (3 rows: lines 1, 2, 3)" in refused.err
+
+
+# promises
+
+
+def sure(folder: Path, splits: dict[str, int]) -> Path:
+    """Answers that are right as often as they say, with confidences that say too much."""
+    random = np.random.default_rng(5)
+    lines = []
+    for split, number in splits.items():
+        for i in range(number):
+            p = float(random.uniform(0.5, 1))
+            answer, right = ("fire", "flood")[i % 2], bool(random.random() < p)
+            other = ("flood", "fire")[i % 2]
+            said = p**2 / (p**2 + (1 - p) ** 2)
+            spread = [said, 1 - said] if answer == "fire" else [1 - said, said]
+            line = {"id": f"{split}{i}", "split": split, "reference": {"kind": answer if right else other}, "answer": {"kind": answer}}
+            lines.append({**line, "confidence": {"kind": said}, "probabilities": {"kind": spread}})
+    (folder / "task.yaml").write_text(
+        'task: {input: "{text}", fields: {kind: {type: choice, choices: [fire, flood]}}}\n'
+        "evaluate: {coverage: 0.9, bootstrap: 100}\ntargets: {defer: {max_error: 0.2, level: 0.9}}\n"
+        "data: {split: {train: 0.4, valid: 0.2, calibrate: 0.2, test: 0.2}}\n"
+    )
+    return write_lines(folder / "sure.jsonl", lines)
+
+
+def test_what_is_written_is_what_was_judged(tmp_path: Path) -> None:
+    """The report can be recomputed from the predictions beside it: calibrated, with thresholds and sets."""
+    sure(tmp_path, {"valid": 300, "calibrate": 300, "test": 300})
+    done = judged(tmp_path, "--json", file="sure.jsonl").document
+    lines = [json.loads(line) for line in (tmp_path / "sure.report" / "predictions.jsonl").read_text("utf-8").splitlines()]
+    test = [line for line in lines if line["split"] == "test"]
+    assert len(lines) == 900 and all("calibrated" in line["probabilities"]["kind"] and line["sets"] for line in test)
+    confidence = [line["confidence"]["kind"] for line in test]
+    right = [line["reference"] == line["answer"] for line in test]
+    assert done["metrics"]["ece.kind"]["value"] == pytest.approx(ece(confidence, right))
+    assert done["deferral"]["test"]["kept"] == sum(not line.get("defer", False) for line in test)
+
+
+def test_a_promise_is_not_tested_on_the_rows_that_it_was_found_on(tmp_path: Path) -> None:
+    sure(tmp_path, {"valid": 300, "calibrate": 300})
+    done = judged(tmp_path, "--json", file="sure.jsonl").document
+    assert done["rows"] == 0 and any("what was promised is not tested" in note for note in done["notes"])
+    file = sure(tmp_path, {"calibrate": 200, "test": 200})
+    file.write_text(file.read_text("utf-8").replace('"test7"', '"calibrate7"'), encoding="utf-8")
+    refused = judged(tmp_path, file="sure.jsonl")
+    assert refused.code == 2 and "the row 'calibrate7' is of the split calibrate and of test" in refused.err
+
+
+def test_rows_without_a_label_are_left_out_and_counted(here: Path) -> None:
+    with (here / "answers.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"id": "x", "reference": null, "answer": {"kind": "fire", "risk": 1}}\n')
+    done = judged(here, "--json")
+    assert done.code == 0 and done.document["rows"] == 40
+    assert "1 row without any label left out, the first: x." in done.document["notes"]
+    assert "note: 1 row without any label left out" in judged(here).err
+
+
+def test_confidences_in_percent_are_said_to_be_none(tmp_path: Path) -> None:
+    file = sure(tmp_path, {"test": 50})
+    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    for line in lines:
+        line["confidence"]["kind"] *= 100
+        line["probabilities"]["kind"] = [0.9, 0.9]
+    write_lines(file, lines)
+    notes = " ".join(judged(tmp_path, "--json", file="sure.jsonl").document["notes"])
+    assert "Of kind, 50 confidences are no probabilities from 0 to 1 (the first: " in notes and "Are they percent?" in notes
+    assert "Of kind, 50 distributions do not sum to 1, and are left out." in notes
+
+
+def test_an_overall_without_one_of_its_scores_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    rows = list(csv.DictReader((SCORES / "student_vs_oracle_uplifting_v4.csv").open()))[:20]
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in rows[0] if name != "student_wonder"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    done = call("evaluate", "--predictions", table, "--task", SCORES / "uplifting_v4.yaml", "--columns", MAP, "--out", tmp_path / "out")
+    assert done.code == 2 and "no row has an answer to wonder" in done.err and "table.csv" in done.err
+
+
+def test_answers_outside_the_limits_are_compared_as_they_were_judged(tmp_path: Path) -> None:
+    table = SCORES / "student_vs_oracle_uplifting_v4.csv"
+    for name in ("one", "other"):
+        call(
+            "evaluate", "--predictions", table, "--task", SCORES / "uplifting_v4.yaml", "--columns", MAP, "--out", tmp_path / name,
+            "--set", "evaluate.bootstrap=100",
+        )  # fmt: skip
+    done = call("compare", tmp_path / "one", tmp_path / "other", "--json")
+    assert done.code == 0, done.err

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
+import yaml
 
 from mlx_distill.task.confidence import FILE, Confidence, Threshold
 from mlx_distill.training.run import Run
+from mlx_distill.workflows import inferring
 from tests.cli.conftest import Place
 from tests.students import Called, call, class_of, read_lines, write_lines
 
@@ -25,7 +28,10 @@ def texts(tmp_path: Path) -> Path:
 
 
 def threshold(run: Path, value: float | None) -> None:
-    """As an evaluation would have found it."""
+    """As an evaluation would have found it, of a recipe that asks for it."""
+    lock = yaml.safe_load((run / "recipe.lock.yaml").read_text("utf-8"))
+    lock["recipe"]["targets"]["defer"] = {"of": "answer", "within": 1.0, "max_error": 0.05, "level": 0.9}
+    (run / "recipe.lock.yaml").write_text(yaml.safe_dump(lock, sort_keys=False), encoding="utf-8")
     found = Threshold(of="answer", within=1.0, max_error=0.05, level=0.9, value=value)
     Confidence(threshold=found, adapter_sha256=Run(run).adapter_hash()).write(run / "adapter")
 
@@ -49,7 +55,9 @@ def trained(finished: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def large(trained: Path) -> Iterator[Path]:
+    lock = (trained / "recipe.lock.yaml").read_bytes()
     yield trained
+    (trained / "recipe.lock.yaml").write_bytes(lock)
     (trained / "adapter" / FILE).unlink(missing_ok=True)
 
 
@@ -152,8 +160,89 @@ def test_a_calibration_of_other_weights_is_not_used_and_that_is_said(small: Path
     path = small / "adapter" / FILE
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "adapter_sha256": "0" * 64}), encoding="utf-8")
     called = call("infer", small, texts, tmp_path / "out.jsonl")
-    assert called.code == 0 and "is of other weights, and not used: mlx-distill evaluate" in called.err
+    assert called.code == 0 and "is of other weights, and is not used: mlx-distill evaluate" in called.err
     assert not ids(tmp_path / "out.jsonl", defer=True)
+
+
+def test_a_promise_that_the_recipe_no_longer_asks_for_is_none(small: Path, texts: Path, tmp_path: Path) -> None:
+    lock = small / "recipe.lock.yaml"
+    lock.write_text(lock.read_text("utf-8").replace("max_error: 0.05", "max_error: 0.01"), encoding="utf-8")
+    called = call("infer", small, texts, tmp_path / "out.jsonl")
+    assert called.code == 0 and "has another promise than the recipe's targets.defer, and is not used" in called.err
+    assert not ids(tmp_path / "out.jsonl", defer=True)
+
+
+def test_a_file_that_is_not_of_the_job_is_never_removed(small: Path, texts: Path, tmp_path: Path) -> None:
+    """A job that answered nothing is begun anew; whatever else lies where its deferred rows are to go is another's."""
+    write_lines(tmp_path / "bad.jsonl", [{"id": "a"}])
+    assert call("infer", small, tmp_path / "bad.jsonl", tmp_path / "out.jsonl").code == 0
+    mine = write_lines(tmp_path / "mine.jsonl", [{"id": "precious"}])
+    called = call("infer", small, texts, tmp_path / "out.jsonl", "--deferred", mine)
+    assert called.code == 2 and "there are results already" in called.err
+    assert read_lines(mine) == [{"id": "precious"}]
+
+
+def test_deferred_rows_that_are_gone_are_missed(small: Path, texts: Path, tmp_path: Path) -> None:
+    command = ("infer", small, texts, tmp_path / "out.jsonl", "--deferred", tmp_path / "judge.jsonl", "--resume")
+    assert call(*command, "--json").document["deferred"] == ROWS // 2
+    assert call(*command, "--json").document["deferred"] == ROWS // 2, "of a finished job too"
+    other = call("infer", small, texts, tmp_path / "out.jsonl", "--deferred", tmp_path / "other.jsonl", "--resume")
+    assert other.code == 2 and "--deferred: judge.jsonl -> other.jsonl" in other.err
+    (tmp_path / "judge.jsonl").unlink()
+    gone = call(*command)
+    assert gone.code == 2 and "10 rows that had been deferred are not in it" in gone.err
+
+
+def test_a_cascade_that_defers_everything_at_first_is_not_begun_anew(
+    small: Path, large: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threshold(small, None)
+    output = tmp_path / "out.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(inferring, "_as_it_stood", _breaking_off(inferring._as_it_stood, 2))
+        assert call("infer", small, "--then", large, texts, output).code == 130
+    assert len(read_lines(tmp_path / "out.jsonl.deferred.jsonl")) == ROWS and not output.exists()
+    assert call("infer", small, "--then", large, texts, output).code == 2, "it is gone on with by --resume alone"
+    done = call("infer", small, "--then", large, texts, output, "--resume", "--json").document
+    assert [done[name] for name in ("rows", "done", "skipped", "deferred")] == [ROWS, ROWS, 0, 0]
+    assert done["students"] == ["floods", "large"] and {line["by"] for line in read_lines(output)} == {"large"}
+
+
+def _breaking_off(asked: Callable[..., Any], at: int) -> Callable[..., Any]:
+    """Ctrl-C when it is asked for the `at`-th time."""
+    left = [at]
+
+    def broken(*given: Any) -> Any:
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return asked(*given)
+
+    return broken
+
+
+def test_what_a_cascade_cost_is_both_students_cost(small: Path, large: Path, texts: Path, tmp_path: Path) -> None:
+    threshold(large, None)
+    alone = call("infer", small, texts, tmp_path / "alone.jsonl", "--json").document
+    both = call("infer", small, "--then", large, texts, tmp_path / "out.jsonl", "--deferred", tmp_path / "j.jsonl", "--json").document
+    assert both["tokens"]["prefill"] > 1.2 * alone["tokens"]["prefill"] and both["rows_per_hour"] is not None
+    apart = read_lines(tmp_path / "j.jsonl")
+    assert len(apart) == ROWS // 2 and all(line["student"].keys() >= {"sure", "by"} and "student_" not in line for line in apart)
+    assert {line["student"]["by"] for line in apart} == {"large"}
+
+
+def test_rows_that_the_second_student_rejects_are_named_where_they_stood(small: Path, large: Path, tmp_path: Path) -> None:
+    threshold(small, None)
+    (tmp_path / "in").mkdir()
+    rows = [{"id": f"t{i}", "text": f"The river at post {i}."} for i in range(6)]
+    write_lines(tmp_path / "in" / "first.jsonl", rows[:3])
+    write_lines(tmp_path / "in" / "second.jsonl", rows[3:])
+    lock = large / "recipe.lock.yaml"
+    lock.write_text(lock.read_text("utf-8").replace("max_tokens: 256", "max_tokens: 16"), encoding="utf-8")
+    called = call("infer", small, "--then", large, tmp_path / "in", tmp_path / "out.jsonl", "--json")
+    assert called.document["rejected"] == 6
+    rejects = {line["id"]: (line["file"], line["line"]) for line in read_lines(tmp_path / "out.jsonl.rejects.jsonl")}
+    assert rejects == {f"t{i}": ("first.jsonl" if i < 3 else "second.jsonl", 1 + i % 3) for i in range(6)}
 
 
 def test_a_job_is_not_gone_on_with_under_another_threshold(small: Path, texts: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlx_distill.workflows import sampling
+from mlx_distill.workflows import learning_curve as workflow
 from tests.cli.test_interrupts import STUDENT, raised_at
 from tests.cli.test_sweep import Killed, killing
 from tests.students import call, read_lines, recipe, water, write_lines
@@ -100,7 +100,7 @@ def test_killed_between_its_runs_or_before_its_page_it_goes_on(
 ) -> None:
     folder = tmp_path / "curve"
     with pytest.MonkeyPatch.context() as patch:
-        killing(patch, sampling, name, number)
+        killing(patch, workflow, name, number)
         with pytest.raises(Killed):
             call("learning-curve", floods, *SIZES, "--out", folder)
     resumed = call("learning-curve", floods, *SIZES, "--out", folder, "--resume", "--json")

@@ -156,7 +156,7 @@ def killing(patch: pytest.MonkeyPatch, where: Any, name: str, number: int) -> No
     ("where", "name", "number"),
     [
         (STUDENT, "update", 4),  # in the first run, after a checkpoint
-        (trials, "write_text", 1),  # answers are there, and not yet on the disk
+        (trials, "write_rows", 1),  # answers are there, and not yet on the disk
         (sweeping, "write_json", 2),  # the first run is done, and not yet recorded
         (sweeping, "write_json", 4),  # the winner is known, and its test rows are not read yet
         (sweeping, "write_text", 1),  # all is done but the page

@@ -200,3 +200,9 @@ def test_what_cannot_be_read_is_counted_and_told() -> None:
     assert of_raters.startswith("2 of the raters' labels in votes.a cannot be read; the first: 'edge' is none of its choices, nor an alias")
     assert of_second == "1 of the second answers in risk cannot be read; the first: 12 is outside 0 to 10."
     assert remarks(TASK, [{"b": "heads"}]) == []
+
+
+def test_where_texts_stay_at_home_what_cannot_be_read_is_counted_and_not_quoted() -> None:
+    of_raters, of_second = remarks(TASK, [{"b": "Patient John Smith"}], [{"side": "heads", "r": "Patient John Smith"}], texts=False)
+    assert of_raters == "1 of the raters' labels in b cannot be read."
+    assert of_second == "1 of the second answers in risk cannot be read."

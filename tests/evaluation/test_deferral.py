@@ -1,6 +1,7 @@
 """The guarantee of deferral: checked by hand, against SciPy, and over hundreds of random splits of populations whose errors are known."""
 
 import dataclasses
+from functools import cache
 
 import numpy as np
 import pytest
@@ -195,8 +196,9 @@ def test_what_is_tested_is_fixed_before_the_labels_of_the_guarantee_rows_are_see
 # Rows of a student
 
 
+@cache
 def surer(n, seed, prefix="r"):
-    """Rows that mostly leave little doubt."""
+    """Rows that mostly leave little doubt. Not to be changed."""
     return doubts.rows(n, seed, prefix=prefix, concentration=0.08)
 
 
@@ -206,15 +208,15 @@ def test_the_threshold_of_a_student_keeps_its_promise_on_new_rows():
     confidence = learn(recipe, surer(800, 1, prefix="v"), surer(800, 2, prefix="c"))
     threshold = confidence.threshold
     assert (threshold.of, threshold.max_error, threshold.level) == ("tier", 0.2, 0.9) and threshold.value is not None
-    before = surer(3000, 3)
+    before = surer(1500, 3)
     after = [judged(row, confidence, TASK) for row in before]
     kept = [row for row in after if not row.defer]
-    assert all(row.sure >= threshold.value for row in kept) and len(kept) > 300
+    assert all(row.sure >= threshold.value for row in kept) and len(kept) > 150
     errors = sum(row.tier != row.reference_tier for row in kept)
     assert errors / len(kept) <= 0.2
     found = documents(recipe, confidence, before, after)["deferral"]
     assert found["test"]["kept"] == len(kept) and found["test"]["errors"] == errors
-    assert found["test"]["coverage"]["value"] == len(kept) / 3000
+    assert found["test"]["coverage"]["value"] == len(kept) / 1500
     assert found["everything"]["value"] == np.mean([row.tier != row.reference_tier for row in after]) > 0.2
     assert found["found"]["split"] == "calibrate" and found["found"]["n"] == 800
     assert found["promise"].startswith(
@@ -253,7 +255,7 @@ def test_without_rows_kept_apart_nothing_is_promised():
 
 
 def test_a_student_that_is_wrong_too_often_promises_nothing():
-    confidence = learn(doubts.recipe(defer=DeferSpec(max_error=0.001, level=0.99)), surer(300, 1), surer(5000, 2, prefix="c"))
+    confidence = learn(doubts.recipe(defer=DeferSpec(max_error=0.005, level=0.9)), surer(600, 1, prefix="v"), surer(600, 2, prefix="c"))
     assert confidence.threshold.value is None and "it is wrong in" in confidence.facts["deferral"]["why"]
 
 

@@ -128,7 +128,7 @@ def test_a_base_that_guesses_has_nothing_to_forget() -> None:
 @pytest.mark.parametrize(("right", "verdict"), [(700, "met"), (510, "not certain"), (400, "missed")])
 def test_a_floor_is_met_where_the_whole_interval_is_above_it(right: int, verdict: str) -> None:
     entry = one(of(700, 1000), of(right, 1000), max_drop=1.0)
-    assert entry["floor"] == {"value": 0.5, "verdict": verdict, "base": "met"} and entry["overall"] == verdict
+    assert entry["floor"] == {"value": 0.5, "verdict": verdict, "base": "met", "decides": True} and entry["overall"] == verdict
 
 
 def test_tasks_come_worst_first() -> None:
@@ -182,3 +182,14 @@ def test_the_first_sentence_names_what_turned_the_verdict() -> None:
 def test_a_report_that_did_not_ask_shows_nothing() -> None:
     for document in ({}, {"forgetting": None}, {"forgetting": forgetting({}, max_drop=0.05)}):
         assert section.render(document) == section.markdown(document) == ""
+
+
+def test_a_floor_that_nobody_named_and_the_base_misses_too_decides_nothing():
+    wrong, right = [False] * 95 + [True] * 5, [True] * 95 + [False] * 5
+    usual = {"title": "X", "kind": "choice", "tasks": ["t"] * 100, "chance": [0.01] * 100, "floor": 0.6}
+    found = [
+        forgetting({"x": Answers(**usual, base=base, student=wrong, named=named)}, max_drop=1.0)
+        for base, named in ((wrong, False), (wrong, True), (right, False))
+    ]
+    assert [each["benchmarks"]["x"]["floor"]["decides"] for each in found] == [False, True, True]
+    assert [each["verdict"] for each in found] == ["met", "missed", "missed"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import curve_fit
 
-from mlx_distill.evaluation.choosing.learning_curve import EXPONENTS, RECORD, Trained, _luck, curve, fit, read_near
+from mlx_distill.evaluation.choosing.learning_curve import EXPONENTS, RECORD, Trained, _fitted, _luck, curve, fit, read_near
 from mlx_distill.evaluation.judge import Judged
 from mlx_distill.evaluation.pages.leaflets import learning_curve as page
 from mlx_distill.recipe.schema import FieldSpec
@@ -210,7 +210,7 @@ def test_the_page_has_every_figure_as_a_number_too():
     run = {"name": "<labels=250>", "labels": 250, "steps": 10, "valid_loss": 1.5, "error": None}
     html = page.render({"metric": "accuracy", "name": "<b>", "rows": 400, "runs": [run], **document})
     assert "<b>" not in html and "&lt;labels=250&gt;" in html
-    for text in ("60.0 %", "70.0 %", "75.0 %", "78.0 %", "4,000", "8,000", "foretold", "<svg"):
+    for text in ("60.0\N{NO-BREAK SPACE}%", "70.0\N{NO-BREAK SPACE}%", "78.0\N{NO-BREAK SPACE}%", "4,000", "8,000", "foretold", "<svg"):
         assert text in html
     assert "http" not in html.split("<body>")[1].replace("http://www.w3.org", "")
 
@@ -225,3 +225,13 @@ def test_the_curve_of_a_run_is_found_in_its_folder(tmp_path: Path):
     assert read_near(tmp_path) == {"extrapolated": [{"times": 2}], "words": ["Twice"]}
     (folder / RECORD).write_text("{")
     assert read_near(tmp_path) is None
+
+
+def test_figures_that_follow_no_law_foretell_nothing_where_luck_is_not_known():
+    """More labels, no less error, one run each: the best fit would say what chance says."""
+    drawn = np.full((100, 3), 0.75)
+    found = _fitted([40, 80, 160], np.array([0.785, 0.711, 0.785]), drawn, [[0.7], [0.7], [0.7]], "accuracy", 0)
+    assert "lawless" in found and "extrapolated" not in found
+    law = np.array([1 - (0.1 + 2 * n**-0.5) for n in (40, 80, 160)])
+    found = _fitted([40, 80, 160], law, np.tile(law, (100, 1)), [[0.7]] * 3, "accuracy", 0)
+    assert found["extrapolated"] and "lawless" not in found

@@ -50,7 +50,8 @@ def test_a_table_with_a_column_map_has_both_sides_overall_and_tier() -> None:
     assert (row.overall, row.tier) == (4, "low")
     assert row.raters == {"urgent": [True, None]}
     assert row.record == record
-    assert list(found.remarks()) == []
+    (remark,) = found.remarks()
+    assert remark.startswith("Of risk, 1 confidence is no probability from 0 to 1 (the first: 2)")
 
 
 def test_lines_of_predictions_are_read_as_they_are() -> None:
@@ -224,5 +225,35 @@ def test_columns_that_are_not_there_are_told_before_anything_is_read(columns: st
 
 
 def test_one_column_of_several_is_enough() -> None:
-    Columns.parse("answer=student_{field}").require({"student_risk": 1}, TASK, "x.csv")
+    columns, record = Columns.parse("answer=student_{field}"), {"student_risk": 1, "reference": {"risk": 2, "urgent": True}}
+    columns.require(record, TASK, "x.csv")
+    found = read(record, columns=columns)
+    assert [row.answer for row in found.rows] == [{"risk": 1}] and found.seen == {"risk"}
+    with pytest.raises(DataError) as error:
+        columns.require({"risk": 1}, TASK, "x.csv")
+    assert error.value.message == "there is no column 'student_law' or 'student_risk' or 'student_urgent' for the answer"
+
+
+def test_a_column_that_is_empty_in_the_first_row_is_there() -> None:
     Columns().require({"answer": None}, TASK, "x.csv")
+    assert [row.answer for row in read({"answer": None, "reference": {"risk": 3}}).rows] == [None]
+    with pytest.raises(DataError):
+        Columns().require({"reply": None}, TASK, "x.csv")
+
+
+def test_where_texts_stay_at_home_remarks_count_and_quote_nothing() -> None:
+    name = "Patient John Smith"
+    columns = Columns.parse("confidence=p_{field}")
+    records = [
+        {"id": name, "reference": {"law": "GDPR"}, "answer": {"law": name, "risk": 4711}, "p_law": name},
+        {"id": "b", "reference": {"risk": name}, "answer": {"law": "GDPR"}},
+        {"id": f"{name} again", "answer": {"law": "GDPR"}},
+    ]
+    found = read(*records, columns=columns)
+    told = " ".join(found.remarks())
+    assert told.count(name) >= 3 and "4711" in told, "a reader who may see rows is told what is wrong with the first"
+    kept = list(found.remarks(texts=False))
+    assert len(kept) == len(list(found.remarks())) >= 4
+    assert not any(name in remark or "4711" in remark or "first" in remark for remark in kept)
+    assert "1 value of law cannot be read: no answer to that field." in kept
+    assert "1 row without any label left out." in kept and "1 bad row left out." in kept

@@ -130,7 +130,7 @@ def test_the_users_own_settings_of_matplotlib_neither_matter_nor_change(tmp_path
 def test_drawing_needs_no_window_and_no_pyplot():
     import subprocess
 
-    code = "import sys; from mlx_distill.evaluation import plots; assert 'matplotlib' not in sys.modules\n"
+    code = "import sys; from mlx_distill.evaluation.pages import plots; assert 'matplotlib' not in sys.modules\n"
     code += "plots.reliability([(0.5, 0.5, 1)], 'a'); assert 'matplotlib.pyplot' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=120)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import json
 import os
 import platform
 import struct
+import subprocess
 import sys
 import textwrap
 import threading
@@ -13,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_distill.evaluation.sandbox import Case, Limits, Verdict, judge, plain, syscalls, works
+from mlx_distill.evaluation.sandbox import Case, Limits, Verdict, judge, landlock, plain, syscalls, works
 
 QUICK = Limits(seconds=20, cpu_seconds=1, memory=1 << 28)
 TESTS = """
@@ -22,6 +25,8 @@ def check(candidate):
     assert candidate(b=5, a=2) == 7
 """
 LINUX = sys.platform == "linux" and platform.machine() in syscalls.ARCHITECTURES
+LANDLOCK = LINUX and ctypes.CDLL(None).syscall(landlock.CREATE_RULESET, None, 0, 1) > 0
+"""Asked for its version, as the manual has it."""
 linux = pytest.mark.skipif(not LINUX, reason="the kernel's filter is for Linux on x86-64 and ARM64")
 
 
@@ -42,7 +47,34 @@ def test_a_right_program_passes_and_a_wrong_one_does_not() -> None:
 
 
 def test_it_says_what_held_the_program() -> None:
-    assert works() == Verdict(True, "", "kernel" if LINUX else "sandbox" if sys.platform == "darwin" else "python")
+    on_linux = "kernel" if LANDLOCK else "calls"
+    assert works() == Verdict(True, "", on_linux if LINUX else "sandbox" if sys.platform == "darwin" else "python")
+
+
+@linux
+@pytest.mark.parametrize(("refused", "guard"), [("landlock", "calls"), ("seccomp", "python")])
+def test_it_says_so_where_the_kernel_lacks_a_guard(refused: str, guard: str) -> None:
+    """An older kernel, as it looks from within: a filter that both processes inherit says that there is no such thing."""
+    assert lacking(refused, Case("def add(a, b):\n    return a + b", "add", "", TESTS)) == Verdict(True, "", guard)
+
+
+LACKING = """
+import json, sys
+from mlx_distill.evaluation.sandbox import Case, judge, landlock, syscalls
+PRCTL, NO_SUCH_CALL = {"x86_64": 157, "aarch64": 167}, 0x00050000 | 38
+number, first = {"landlock": (landlock.CREATE_RULESET, None), "seccomp": (PRCTL[sys.argv[2]], syscalls.SET_SECCOMP)}[sys.argv[1]]
+looked_at = [(syscalls.LOAD, 0, 0, syscalls.ARGUMENTS), (syscalls.EQUAL, 0, 1, first)] if first else []
+refusal = [(syscalls.EQUAL, 0, len(looked_at) + 1, number), *looked_at, (syscalls.RETURN, 0, 0, NO_SUCH_CALL)]
+assert syscalls.apply([(syscalls.LOAD, 0, 0, syscalls.NUMBER), *refusal, (syscalls.RETURN, 0, 0, syscalls.ALLOW)])
+verdict = judge(Case(*json.load(sys.stdin)))
+json.dump([verdict.passed, verdict.reason, verdict.guard], sys.stdout)
+"""
+
+
+def lacking(refused: str, case: Case) -> Verdict:
+    command = [sys.executable, "-c", LACKING, refused, platform.machine()]
+    told = json.dumps([case.program, case.entry_point, case.setting, case.tests])
+    return Verdict(*json.loads(subprocess.run(command, input=told, capture_output=True, text=True, check=True).stdout))
 
 
 @pytest.mark.parametrize("code", ["def add(a, b:\n    return", "def plus(a, b):\n    return a + b", "1 / 0", ""])
@@ -201,6 +233,67 @@ def test_there_is_no_network_and_no_other_process(trying: str, hook: str) -> Non
     assert run(code, tests="def check(it):\n    assert it(1, 2) is False\n").passed
 
 
+READING = [
+    "open('/etc/passwd').read()",
+    "open('/proc/self/root/etc/passwd').read()",
+    "open(f'/proc/{{os.getppid()}}/environ', 'rb').read()",
+    "open(f'/proc/{{os.getppid()}}/mem', 'rb')",
+    "open(f'/proc/{{os.getppid()}}/cmdline').read()",
+    "open('/proc/self/mem', 'rb')",
+    "os.open({path!r}, os.O_RDONLY)",
+    "os.open({path!r} + '.link', os.O_RDONLY)",
+    "os.listdir(os.path.dirname({path!r}))",
+    "os.readlink(f'/proc/{{os.getppid()}}/cwd')",
+]
+
+
+@pytest.mark.skipif(not LANDLOCK, reason="the kernel has no Landlock")
+@pytest.mark.parametrize("trying", READING)
+def test_nothing_is_read_though_the_hook_was_disarmed(tmp_path: Path, trying: str) -> None:
+    """Neither files nor what /proc tells of the process that judges, to a superuser either."""
+    (tmp_path / "key").write_text("secret")
+    (tmp_path / "key.link").symlink_to(tmp_path / "key")
+    reading = trying.format(path=str(tmp_path / "key"))
+    code = f"{UNHOOKED}\nimport os\nsaid = 'read'\ntry:\n    {reading}\nexcept OSError as error:\n    said = str(error)\n"
+    code += "def add(a, b):\n    return said"
+    assert run(code, tests="def check(it):\n    assert '[Errno 13]' in it(1, 2), it(1, 2)\n") == Verdict(True, "", "kernel")
+
+
+@linux
+def test_without_landlock_neither_process_looks_into_the_other_or_has_a_superusers_powers() -> None:
+    code = """
+import os
+def of(process, name):
+    return [line.split()[1] for line in open(f"/proc/{process}/status") if line.startswith(name)][0]
+def add(a, b):
+    other = next(pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) != os.getpid() and of(pid, "PPid") == str(os.getppid()))
+    try:
+        return open(f"/proc/{other}/mem", "rb")
+    except PermissionError:
+        return int(of("self", "CapPrm"), 16)
+"""
+    reading_of_files = 4
+    tests = f"def check(it):\n    assert it(1, 2) in (0, {reading_of_files})\n"
+    assert lacking("landlock", Case(UNHOOKED + code, "add", "", tests)) == Verdict(True, "", "calls")
+
+
+def test_no_other_process_is_signalled_through_a_pipe() -> None:
+    """By fcntl the kernel may be asked to send a process any signal once there is something to read: here, the tests' next call."""
+    attack = """
+import fcntl, os
+for end in range(3, 32):
+    for command, value in ((10, 9), (8, {victim}), (4, 0o20000)):
+        try:
+            fcntl.fcntl(end, command, value)
+        except OSError:
+            pass
+"""
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as victim:
+        hook = UNHOOKED if LINUX else ""
+        run(hook + passing(attack.format(victim=victim.pid)))
+    assert victim.returncode == 0
+
+
 def test_a_fork_bomb_makes_no_process() -> None:
     before = threading.active_count()
     bomb = "import os\ndef add(a, b):\n    for _ in range(100):\n        os.fork()\n    return a + b"
@@ -229,6 +322,13 @@ def test_tests_may_use_what_stands_before_them_and_call_the_function_by_its_name
 def test_what_stands_in_the_standard_library_may_be_imported() -> None:
     names = "re, math, decimal, fractions, statistics, datetime, random, hashlib, heapq, bisect, typing, string, itertools, functools, copy"
     assert run(f"import {names}\nfrom collections import Counter, deque\ndef add(a, b):\n    return math.floor(a + b)").passed
+
+
+def test_modules_that_need_a_library_of_the_systems_may_be_imported() -> None:
+    """Of those that this Python was built with."""
+    for name in ("_hashlib", "zlib", "_bz2", "_lzma", "_sqlite3"):
+        if importlib.util.find_spec(name) is not None:
+            assert run(f"import {name}\ndef add(a, b):\n    return a + b") == run("def add(a, b):\n    return a + b")
 
 
 def test_an_error_that_a_test_expects_comes_through() -> None:
@@ -266,8 +366,9 @@ def test_the_filter_lets_through_what_is_listed_and_nothing_else(machine: str) -
     filter_ = syscalls.program(machine)
     listed = {numbers[own] for numbers in syscalls.ALLOWED.values()} - {None}
     opens = {numbers[own]: numbers[2] for numbers in syscalls.OPENS.values() if numbers[own] is not None}
+    commands = {numbers[own]: numbers[2:] for numbers in syscalls.COMMANDS.values()}
     for number in [*range(600), 0x40000000, 0x40000001, 0xFFFFFFFF]:
-        expected = syscalls.ALLOW if number in listed | opens.keys() else syscalls.REFUSE
+        expected = syscalls.ALLOW if number in listed | opens.keys() | commands.keys() else syscalls.REFUSE
         assert verdict(filter_, name, number, [0] * 6) == expected, number
         assert verdict(filter_, name ^ 1, number, [0] * 6) == syscalls.KILL
     for number, flags in opens.items():
@@ -278,6 +379,38 @@ def test_the_filter_lets_through_what_is_listed_and_nothing_else(machine: str) -
         given = [os.O_WRONLY] * 6
         given[flags] = os.O_CLOEXEC
         assert verdict(filter_, name, number, given) == syscalls.ALLOW
+    for number, (argument, values) in commands.items():
+        for value in range(2000):
+            given = [0] * 6
+            given[argument] = value | 1 << 32  # the kernel looks at the lower half of it alone
+            assert verdict(filter_, name, number, given) == (syscalls.ALLOW if value in values else syscalls.REFUSE)
+
+
+# x86-64's, ARM64's: asm/unistd_64.h and asm-generic/unistd.h, written down apart from the list
+DANGEROUS = {
+    "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
+    "timer_create": (222, 107), "mq_notify": (244, 184), "pidfd_send_signal": (424, 424), "pidfd_open": (434, 434),
+    "pidfd_getfd": (438, 438), "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440), "clone": (56, 220), "clone3": (435, 435), "execve": (59, 221), "execveat": (322, 281),
+    "memfd_create": (319, 279), "ioctl": (16, 29), "prctl": (157, 167), "seccomp": (317, 277), "prlimit64": (302, 261), "bpf": (321, 280),
+    "keyctl": (250, 219), "io_uring_setup": (425, 425), "userfaultfd": (323, 282), "perf_event_open": (298, 241),
+    "open_by_handle_at": (304, 265), "openat2": (437, 437), "capset": (126, 91),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("machine", syscalls.ARCHITECTURES)
+def test_the_filter_refuses_every_known_way_to_others(machine: str) -> None:
+    name, own = syscalls.ARCHITECTURES[machine]
+    filter_ = syscalls.program(machine)
+    assert [call for call, numbers in DANGEROUS.items() if verdict(filter_, name, numbers[own], [0] * 6) != syscalls.REFUSE] == []
+
+
+def test_the_filter_knows_no_command_by_which_others_are_reached() -> None:
+    """Numbers of linux/fcntl.h and asm-generic/mman-common.h, written down apart from the list."""
+    f_setfl, f_setown, f_setsig, f_setown_ex, f_setlease, f_notify = 4, 8, 10, 15, 1024, 1026
+    assert not {f_setfl, f_setown, f_setsig, f_setown_ex, f_setlease, f_notify} & set(syscalls.COMMANDS["fcntl"][3])
+    hwpoison, soft_offline = 100, 101
+    assert not {hwpoison, soft_offline} & set(syscalls.COMMANDS["madvise"][3])
 
 
 def verdict(filter_: list[syscalls.Instruction], architecture: int, number: int, arguments: list[int]) -> int:

@@ -22,12 +22,16 @@ RISK = {"risk": FieldSpec(kind="score")}
 steps = st.lists(st.tuples(st.integers(0, 10), st.integers(0, 10)), min_size=2, max_size=40)
 
 
-def totals(pairs, fields=RISK, **more):
+def sheet(pairs, fields=RISK, **more):
     rows = [
         Judged(id=str(i), split="test", reference={} if a is None else {"risk": a}, answer=None if b is None else {"risk": b}, **more)
         for i, (a, b) in enumerate(pairs)
     ]
-    return {name: (tally.total(), tally.n) for name, tally in measure(lay_out(rows, fields)).items()}
+    return lay_out(rows, fields)
+
+
+def totals(pairs, fields=RISK, **more):
+    return {name: (tally.total(), tally.n) for name, tally in measure(sheet(pairs, fields, **more)).items()}
 
 
 @given(st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=1, max_size=30))
@@ -139,6 +143,18 @@ def test_crps_counts_rows_with_a_label_and_a_distribution():
     assert found["crps.risk"][1] == 1
     assert "crps.risk" not in totals([(4, 4)])
     assert "crps.risk" not in totals([(4, 4)], probabilities={"risk": [0.5, 0.5]})
+
+
+def test_crps_does_not_count_a_row_without_an_answer_whatever_its_distribution():
+    certain = [0.0] * 11
+    certain[10] = 1.0
+    found = totals([(10, 10), (0, None)], probabilities={"risk": certain})
+    assert found["crps.risk"] == (0.0, 1)
+    assert found["mae.risk"] == (0.0, 1)
+
+
+def test_a_field_of_which_no_row_has_a_distribution_takes_no_room_for_one():
+    assert sheet([(4, 4)] * 3).fields["risk"].probabilities.shape == (3, 0)
 
 
 def test_errors_use_the_judges_own_number_and_leave_out_rows_without_an_answer():

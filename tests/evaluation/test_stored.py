@@ -83,7 +83,8 @@ def test_one_id_may_stand_in_two_splits(tmp_path):
         ({"id": "a", "reference": {}}, "the row has no 'answer'"),
         ({"id": "a", "reference": [], "answer": None}, "row 'a': its reference is no {field: value}; got []"),
         ({"id": "a", "reference": {"kind": "hail"}, "answer": None}, "row 'a': reference.kind: 'hail' is none of its choices"),
-        ({"id": "a", "reference": {}, "answer": {"risk": 11}}, "row 'a': answer.risk: 11 is outside 0 to 10"),
+        ({"id": "a", "reference": {"risk": 11}, "answer": {}}, "row 'a': reference.risk: 11 is outside 0 to 10"),
+        ({"id": "a", "reference": {}, "answer": {"risk": "high"}}, "row 'a': answer.risk: 'high' is no number"),
         ({"id": "a", "reference": {}, "answer": {}, "overall": "high"}, "row 'a': overall is no number; got 'high'"),
         (
             {"id": "a", "reference": {}, "answer": {}, "probabilities": {"kind": {"raw": [1.0]}}},

@@ -10,8 +10,11 @@ from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
 from mlx_distill.evaluation.judge import Judged, against, judge, lay_out, measure, metric_names, verdict
 from mlx_distill.evaluation.pages.sections import tiers as section
+from mlx_distill.evaluation.sheet import BELOW
 from mlx_distill.evaluation.tables import tiers as table
-from mlx_distill.recipe.schema import FieldSpec
+from mlx_distill.recipe.schema import FieldSpec, TaskSpec
+from mlx_distill.task.deferral import wrong
+from mlx_distill.task.rubric import tier as tier_of
 
 FIELDS = {"risk": FieldSpec(kind="score", weight=1.0)}
 TIERS = ("low", "mid", "high")
@@ -149,3 +152,77 @@ def test_another_student_is_compared_along_the_same_order_of_tiers():
     assert found["difference"]["tier_adjacent"]["value"] == 0.0
     assert found["difference"]["tier_kappa"]["value"] > 0
     assert found["difference"]["tier_agreement"]["p"] < 0.05
+
+
+THRESHOLDS = {"low": 2.0, "mid": 5.0, "high": 8.0}
+TASK = TaskSpec(input="{text}", fields=FIELDS, tiers=THRESHOLDS)
+
+
+def assessed(pairs):
+    """Rows by their overalls, each with the tier that it reaches; None: no overall."""
+    tiers = [[None if overall is None else tier_of(TASK, overall) for overall in pair] for pair in pairs]
+    return [
+        Judged(id=f"r{i:03}", split="test", reference={}, answer={}, reference_overall=a, overall=b, reference_tier=judge, tier=student)
+        for i, ((a, b), (judge, student)) in enumerate(zip(pairs, tiers, strict=True))
+    ]
+
+
+def test_an_overall_below_every_tier_is_a_tier_of_its_own_the_lowest():
+    found = totals(assessed([(1, 9)] * 50 + [(9, 9)] * 50))
+    assert found["tier_agreement"] == found["tier_adjacent"] == (0.5, 100)
+    assert found["tier_kappa"] == (0.0, 100)
+    near = totals(assessed([(1, 3), (3, 1), (1, 6), (1, 1)]))
+    assert near["tier_agreement"] == (1 / 4, 4)
+    assert near["tier_adjacent"] == (3 / 4, 4), "the lowest tier is the next one"
+
+
+def test_tier_figures_agree_with_the_table_with_scikit_learn_and_with_what_deferral_calls_wrong():
+    overalls = [tuple(pair) for pair in np.random.default_rng(4).uniform(0, 10, size=(200, 2)).round(1).tolist()]
+    rows = assessed(overalls)
+    names = [BELOW, *TIERS]
+    sides = [[getattr(row, side) or BELOW for row in rows] for side in ("reference_tier", "tier")]
+    found, shown = totals(rows), table(lay_out(rows, FIELDS, TIERS))
+    assert shown["names"] == names and shown["ordered"]
+    matrix = np.array(shown["matrix"])
+    assert matrix[:4, :4].tolist() == confusion_matrix(*sides, labels=names).tolist() and matrix.sum() == matrix[:4, :4].sum()
+    assert found["tier_agreement"] == (pytest.approx(np.trace(matrix) / 200), 200)
+    assert found["tier_adjacent"] == (pytest.approx(sum(np.trace(matrix[:4, :4], offset=k) for k in (-1, 0, 1)) / 200), 200)
+    codes = [[names.index(name) for name in side] for side in sides]
+    assert found["tier_kappa"] == (pytest.approx(cohen_kappa_score(*codes, weights="quadratic", labels=range(4))), 200)
+    errors = [
+        wrong(
+            TASK, "tier", 0.0, reference={}, answer={}, reference_overall=row.reference_overall, reference_tier=row.reference_tier,
+            overall=row.overall, tier=row.tier,
+        )
+        for row in rows
+    ]  # fmt: skip
+    assert found["tier_agreement"][0] == pytest.approx(1 - np.mean(errors))
+
+
+def test_an_overall_that_is_not_known_is_in_no_tier_and_not_below_them():
+    found = totals(assessed([(None, 1), (None, None), (1, None), (1, 1)]))
+    assert found["tier_agreement"] == found["tier_adjacent"] == (1 / 2, 2)
+    assert found["tier_kappa"][1] == 1
+    shown = table(lay_out(assessed([(None, 1), (1, None)]), FIELDS, TIERS))
+    assert shown["matrix"][-1][0] == shown["matrix"][0][-1] == 1
+
+
+def test_a_tier_by_the_name_of_those_below_is_not_taken_for_them():
+    rows = [
+        Judged(id="0", split="test", reference={}, answer={}, reference_overall=9.0, reference_tier=BELOW, overall=1.0, tier=None),
+        Judged(id="1", split="test", reference={}, answer={}, reference_overall=9.0, reference_tier=BELOW, overall=9.0, tier=BELOW),
+    ]
+    assert totals(rows, tiers=(BELOW,))["tier_agreement"] == (1 / 2, 2)
+
+
+def test_without_tiers_an_overall_is_below_none_and_without_such_rows_there_is_no_lowest():
+    assert lay_out(overalls([(1, 9)]), FIELDS).tiers == ()
+    assert lay_out(assessed([(9, 9)]), FIELDS, TIERS).tiers == TIERS
+    unordered = totals(assessed([(1, 9), (9, 9)]), tiers=())
+    assert unordered["tier_agreement"] == (1 / 2, 2) and "tier_adjacent" not in unordered
+
+
+def test_the_section_shows_the_rows_below_every_tier_last():
+    document = judge(assessed([(1, 9), (9, 9)]), FIELDS, bootstrap=100, tiers=TIERS)
+    assert section.markdown(document).splitlines()[-1] == "| below every tier | 50.0 % | 0.0 % |"
+    assert "below every tier" in section.render(document) and "no tier" not in section.render(document)

@@ -11,6 +11,7 @@ import pytest
 
 from mlx_distill.data.fingerprint import Fingerprint
 from mlx_distill.errors import OutputError
+from mlx_distill.inference import identity
 from mlx_distill.inference.identity import Begun, Document, begin, document, finish, read, sizes
 from mlx_distill.inference.output import Places
 
@@ -159,3 +160,12 @@ def test_the_document_is_plain_json_and_names_no_place(places: Places) -> None:
     found = json.loads(places.job.read_text("utf-8"))
     assert found == json.loads(json.dumps(made()))
     assert str(places.output.parent) not in json.dumps(found)
+
+
+def test_a_job_that_was_begun_before_there_was_a_setting_had_its_default() -> None:
+    def of(**settings: object) -> dict[str, object]:
+        return {"adapter_sha256": "a", "recipe": {"train.epochs": 3, **settings}}
+
+    changes = [list(identity._differences(of(), of(**{"data.split.calibrate": share}), "")) for share in (0.0, 0.1)]
+    assert changes == [[], ["recipe.data.split.calibrate: 0.0 -> 0.1"]]
+    assert list(identity._differences(of(**{"task.fields.a.b.loss": 1.0}), of(), "")) == []

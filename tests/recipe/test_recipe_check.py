@@ -75,7 +75,7 @@ def test_a_sound_recipe_has_no_problem(sound: Path) -> None:
         ("targets.accurcy=0.5", "targets.accurcy", "did you mean accuracy?"),
         ("targets.accuracy=88", "targets.accuracy", "0.88 for 88 %"),
         ("targets.score_mae=-1", "targets.score_mae", "at least 0"),
-        ("targets.mae.relevant=1", "targets.mae", "must be a number"),
+        ("targets.mae.relevant=1", "targets.mae.relevant", "a flag has accuracy.relevant"),
         ("train.keep=mae.kind", "train.keep", "a choice has accuracy.kind, macro_f1.kind, cohen_kappa.kind"),
         ("train.keep=acuracy", "train.keep", "did you mean accuracy?"),
         ("train.keep=valid", "train.keep", "this task has no metric valid"),

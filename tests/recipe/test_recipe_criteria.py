@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from mlx_distill.errors import RecipeError
+from mlx_distill.recipe import criteria
 from mlx_distill.recipe.check import check, require_criteria
 from mlx_distill.recipe.load import load
+from mlx_distill.recipe.schema import EvaluateSpec, FairnessSpec, FieldSpec, ReportSpec, TaskSpec
 
 SOUND = """\
 name: small
@@ -185,3 +187,16 @@ def test_without_a_task_there_is_nothing_to_judge_by(tmp_path: Path) -> None:
         require_criteria(load(tmp_path / "r.yaml"))
     with pytest.raises(RecipeError, match="there is no such recipe"):
         require_criteria(load(tmp_path / "nowhere.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("slices", "refused"), [(["title"], True), (["text"], True), (["why"], True), (["language", "length", "'x' in title"], False)]
+)
+def test_where_texts_are_private_no_slice_may_be_called_by_one(slices: list[str], refused: bool) -> None:
+    fields = {"high": FieldSpec(kind="flag"), "why": FieldSpec(kind="text")}
+    task, evaluate = TaskSpec(input="{title}: {{body}}", fields=fields), EvaluateSpec(slices=tuple(slices))
+    found = list(criteria.private(task, evaluate, None, ReportSpec(show_texts=False)))
+    assert [path for path, *_ in found] == (["evaluate.slices.0"] if refused else [])
+    assert not list(criteria.private(task, evaluate, None, ReportSpec()))
+    groups = list(criteria.private(task, EvaluateSpec(), FairnessSpec(groups=tuple(slices)), ReportSpec(show_texts=False)))
+    assert [path for path, *_ in groups] == (["fairness.groups.0"] if refused else [])

@@ -384,6 +384,12 @@ def test_set_changes_one_setting(tmp_path: Path, text: str, value: object) -> No
     assert getattr(found, "choices", found) == value
 
 
+def test_a_target_of_one_field_can_be_set(tmp_path: Path) -> None:
+    recipe = recipe_of(written(tmp_path, MINIMAL + "targets: {accuracy.relevant: 0.9, valid_json: 1}\n"), "targets.accuracy.relevant=0.5")
+    assert recipe.targets.metrics == {"accuracy.relevant": 0.5, "valid_json": 1}
+    assert recipe_of(written(tmp_path, MINIMAL), "targets.ece.relevant=0.1").targets.metrics == {"ece.relevant": 0.1}
+
+
 def test_set_reaches_into_a_field_written_in_short(tmp_path: Path) -> None:
     recipe = recipe_of(written(tmp_path, MINIMAL), "task.fields.relevant.loss=0.5", "task.fields.x=score", "task.fields.x.max=5")
     assert (recipe.task.fields["relevant"].kind, recipe.task.fields["relevant"].loss) == ("flag", 0.5)

@@ -192,3 +192,10 @@ def test_an_overall_below_the_lowest_tier_has_none() -> None:
 def test_the_order_in_which_tiers_are_written_does_not_matter() -> None:
     turned = TaskSpec(input="{t}", fields=TECH.fields, tiers=dict(reversed(TECH.tiers.items())))
     assert assess(turned, tech(*(7,) * 8)) == (7.0, "commercial_proven")
+
+
+def test_tiers_are_named_from_the_lowest_to_the_highest_however_they_are_written() -> None:
+    task = TaskSpec(input="{t}", fields={"risk": FieldSpec(kind="score", weight=1)}, tiers={"middle": 4, "high": 7.5, "low": 0, "none": -1})
+    assert task.tiers_upwards == ["none", "low", "middle", "high"]
+    assert [tier(task, overall) for overall in (-2, -1, 3.99, 4, 7.5, 10)] == [None, "none", "low", "middle", "high", "high"]
+    assert TaskSpec(input="{t}", fields={}).tiers_upwards == []

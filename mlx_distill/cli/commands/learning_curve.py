@@ -48,12 +48,12 @@ def command(
     mlx-distill learning-curve runs/crisis/recipe.lock.yaml --sizes 100,200,400,800 --seeds 3 --out runs/crisis/learning-curve
     """
     from mlx_distill.evaluation.pages.leaflets import learning_curve as page
-    from mlx_distill.workflows import sampling
+    from mlx_distill.workflows import learning_curve as workflow
 
     given = setting(as_json=as_json, backend=backend, report_to=report_to)
     with going_on("broken off; what had been trained is whole", resume=resume):
-        found = sampling.learning_curve(given, recipe, _sizes(sizes), out, sets, seeds=seeds, metric=metric, resume=resume)
-    document(found, as_json=as_json, lines=[*page.lines(found), f"next: open {out / sampling.PAGE}"])
+        found = workflow.learning_curve(given, recipe, _sizes(sizes), out, sets, seeds=seeds, metric=metric, resume=resume)
+    document(found, as_json=as_json, lines=[*page.lines(found), f"next: open {out / workflow.PAGE}"])
     return 2 if found["failed"] else 0
 
 

@@ -18,10 +18,10 @@ from typing import Any
 from mlx_distill.evaluation import bootstrap as boot
 from mlx_distill.evaluation import judge
 from mlx_distill.evaluation.choosing.pairing import Side, common_fields, paired, within
+from mlx_distill.evaluation.distance import distance
 from mlx_distill.evaluation.judge import Fields, Judged
 from mlx_distill.evaluation.metrics import CLOSED
 from mlx_distill.recipe.schema import FieldSpec
-from mlx_distill.task.fields import limits
 
 VERSION = 1
 ALPHA = 0.05
@@ -192,19 +192,12 @@ def _clarity(pair: Mapping[str, Any]) -> str:
 
 def _off(row: Judged, fields: Fields) -> float:
     """0 to 1; 0 for a row without a label in a closed field."""
-    gaps = [_gap(row.reference[name], (row.answer or {}).get(name), spec) for name, spec in fields.items() if _counts(name, spec, row)]
+    gaps = [distance(row.reference[name], (row.answer or {}).get(name), spec) for name, spec in fields.items() if _counts(name, spec, row)]
     return sum(gaps) / len(gaps) if gaps else 0.0
 
 
 def _counts(name: str, spec: FieldSpec, row: Judged) -> bool:
     return spec.kind in CLOSED and name in row.reference
-
-
-def _gap(reference: Any, answer: Any, spec: FieldSpec) -> float:
-    if answer is None or spec.kind != "score" or isinstance(answer, str):
-        return float(answer is None or judge.label(answer) != judge.label(reference))
-    low, high, _ = limits(spec)
-    return abs(float(answer) - float(reference)) / (high - low)
 
 
 def _run(side: Side, common: int) -> dict[str, Any]:

@@ -33,6 +33,8 @@ LEAST = 3
 """Sizes that a law of three numbers takes."""
 EXPONENTS = np.linspace(0.05, 2.0, 196)
 """Candidates for c. Of real tasks it is mostly 0.1 to 1; below 0.05 the law is flat, above 2 it has fallen before it begins."""
+LAWLESS = "these figures do not fall off as they would by a law: what more labels would bring cannot be told from them"
+"""Where the best fit rises, or lies at the end of what is tried, and nothing is known of how much of that is luck."""
 TIMES = (2, 4)
 BAND = 40
 """Points of the drawn curve."""
@@ -93,7 +95,8 @@ def curve(
     bootstrap: int = boot.RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """`metric` None: by loss. {points, fit, extrapolated, band, noise}; the last four are None or empty where there are too few sizes.
+    """`metric` None: by loss. {points, fit, extrapolated, band, noise}; the last four are None or empty where there are too few sizes, or
+    (`lawless`) where they follow no law.
 
     A gain is better by so much, whichever way better is: above 0 more labels help.
     """
@@ -154,8 +157,11 @@ def _fitted(
     laws = fit(sizes, samples, weights)
     known = noise is not None or metric is not None  # of a loss alone, without any measure of luck, nothing is known of its uncertainty
     last = sizes[-1]
+    law = {"a": float(own.a[0]), "b": float(own.b[0]), "c": float(own.c[0])}
+    if noise is None and (law["b"] <= 0 or not EXPONENTS[0] < law["c"] < EXPONENTS[-1]):
+        return {"noise": None if noise is None else {"value": float(noise), "told_by": told_by}, "lawless": LAWLESS}
     return {
-        "fit": {"floor": _value(float(own.a[0]), metric), "a": float(own.a[0]), "b": float(own.b[0]), "c": float(own.c[0])},
+        "fit": {"floor": _value(law["a"], metric), **law},
         "noise": None if noise is None else {"value": float(noise), "told_by": told_by},
         "extrapolated": [_ahead(times, last, own, laws, metric, known=known) for times in TIMES],
         "band": [_drawn(n, own, laws, metric, known=known) for n in np.geomspace(sizes[0], last * TIMES[-1], BAND)],

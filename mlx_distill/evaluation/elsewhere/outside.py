@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mlx_distill.data.examples import name_of
 from mlx_distill.data.sources import SourceRow
 from mlx_distill.evaluation.ceiling import raters_of
 from mlx_distill.evaluation.elsewhere.columns import FIELD, Columns
@@ -50,6 +51,11 @@ OWN = (
 )
 """Keys of our own lines: a field of such a name has no label there."""
 
+ROUNDED = 1e-6
+"""By so much a probability may be off through rounding."""
+SUMMED = 0.01
+"""By so much a distribution's sum may be off 1; it is then made to sum to it."""
+
 
 @dataclass(slots=True)
 class Read:
@@ -66,24 +72,41 @@ class Read:
     outside: Counter[str] = field(default_factory=Counter)
     """By field, scores outside its limits."""
     furthest: dict[str, float] = field(default_factory=dict)
+    unsure: Counter[str] = field(default_factory=Counter)
+    """By field, confidences that are no probabilities."""
+    first_unsure: dict[str, Any] = field(default_factory=dict)
+    unspread: Counter[str] = field(default_factory=Counter)
+    """By field, distributions that do not sum to 1."""
     seen: set[str] = field(default_factory=set)
     """Fields that any answer has."""
 
-    def remarks(self) -> Iterator[str]:
-        """What a reader of the report should know of these answers."""
+    def remarks(self, *, texts: bool = True) -> Iterator[str]:
+        """What a reader of the report should know of these answers. `texts` False: nothing of any row is quoted."""
+
+        def first(what: str) -> str:
+            return f", the first: {what}" if texts else ""
+
         invalid = sum(row.answer is None for row in self.rows)
         if invalid:
             yield f"{_many(invalid, 'row has', 'rows have')} no valid answer: null, no JSON object, or nothing in it that a field can take."
         for name, n in sorted(self.unread.items()):
-            yield f"{_many(n, 'value', 'values')} of {name} cannot be read: no answer to that field; the first: {self.first[name]}."
+            cannot = f"{_many(n, 'value', 'values')} of {name} cannot be read: no answer to that field"
+            yield f"{cannot}; the first: {self.first[name]}." if texts else f"{cannot}."
         for name, n in sorted(self.outside.items()):
             lie = _many(n, "score lies", "scores lie")
-            yield f"{lie} outside the limits of {name}, the furthest at {self.furthest[name]:g}; they are taken as they stand."
+            furthest = f", the furthest at {self.furthest[name]:g}" if texts else ""
+            yield f"{lie} outside the limits of {name}{furthest}; they are taken as they stand."
+        for name, n in sorted(self.unsure.items()):
+            none = _many(n, "confidence is no probability", "confidences are no probabilities")
+            quoted = f" (the first: {self.first_unsure[name]})" if texts else ""
+            yield f"Of {name}, {none} from 0 to 1{quoted}, and left out. Are they percent?"
+        for name, n in sorted(self.unspread.items()):
+            yield f"Of {name}, {_many(n, 'distribution does', 'distributions do')} not sum to 1, and are left out."
         if self.unlabelled:
             some = ", ".join(self.unlabelled[:3])
-            yield f"{_many(len(self.unlabelled), 'row', 'rows')} without any label left out, the first: {some}."
+            yield f"{_many(len(self.unlabelled), 'row', 'rows')} without any label left out{first(some)}."
         if self.bad:
-            yield f"{_many(len(self.bad), 'bad row', 'bad rows')} left out, the first: {self.bad[0].reason}."
+            yield f"{_many(len(self.bad), 'bad row', 'bad rows')} left out{first(self.bad[0].reason)}."
 
 
 def _many(number: int, one: str, many: str) -> str:
@@ -127,8 +150,7 @@ class Reader:
 
     def _id(self, row: SourceRow) -> str:
         """The id; where the records have none, the line."""
-        found = follow(row.record, self._columns.id)
-        return str(row.line) if found is ABSENT or found is None or found == "" else str(found)
+        return name_of(follow(row.record, self._columns.id)) or str(row.line)
 
     def _split(self, record: Mapping[str, Any]) -> str:
         found = follow(record, self._columns.split)
@@ -150,7 +172,7 @@ class Reader:
             split=split,
             reference=reference,
             answer=answer,
-            confidence={} if answer is None else self._confidence(record, answer),
+            confidence={} if answer is None else self._confidence(record, answer, read),
             raters=raters_of(self._task, row, self._missing),
             reference_overall=overall,
             overall=own[0],
@@ -159,7 +181,7 @@ class Reader:
             text=labelled.text if labelled else self._text(record),
             record=row,
         )
-        return _with_more(judged, record, self._sizes)
+        return _with_more(judged, record, self._sizes, read)
 
     def _reference(self, record: Mapping[str, Any]) -> dict[str, Value]:
         """Where no column was named and none is called `reference`, labels stand where the recipe's data have them."""
@@ -181,7 +203,7 @@ class Reader:
         for name, raw in self._given(record, self._columns.answer).items():
             read.seen.add(name)
             try:
-                value = _said(self._task.fields[name], raw)
+                value = said(self._task.fields[name], raw)
             except ValueError as error:
                 read.unread[name] += 1
                 read.first.setdefault(name, str(error))
@@ -191,9 +213,16 @@ class Reader:
                 _note_outside(read, name, self._task.fields[name], value)
         return found or None
 
-    def _confidence(self, record: Mapping[str, Any], answer: Mapping[str, Value]) -> dict[str, float]:
-        given = {name: _share(raw) for name, raw in self._given(record, self._columns.confidence).items()}
-        return {name: share for name, share in given.items() if share is not None and name in answer}
+    def _confidence(self, record: Mapping[str, Any], answer: Mapping[str, Value], read: Read) -> dict[str, float]:
+        found = {}
+        for name, raw in self._given(record, self._columns.confidence).items():
+            share = _share(raw)
+            if share is not None and name in answer:
+                found[name] = share
+            elif share is None and not _is_nothing(raw):
+                read.unsure[name] += 1
+                read.first_unsure.setdefault(name, raw)
+        return found
 
     def _given(self, record: Mapping[str, Any], column: str) -> dict[str, Any]:
         """What a record has for each field of the task, as it stands there."""
@@ -224,7 +253,7 @@ def _object(raw: Any) -> Mapping[str, Any]:
     return raw if isinstance(raw, Mapping) else {}
 
 
-def _said(spec: FieldSpec, raw: Any) -> Value | None:
+def said(spec: FieldSpec, raw: Any) -> Value | None:
     """A value that was answered; None where nothing was. Of a score any number. Raises ValueError."""
     if isinstance(raw, Mapping) and spec.kind == "score" and "score" in raw:
         raw = raw["score"]
@@ -259,13 +288,17 @@ def _share(raw: Any) -> float | None:
         number = float(raw)
     except (TypeError, ValueError):
         return None
-    return number if 0 <= number <= 1 else None
+    return min(number, 1.0) if 0 <= number <= 1 + ROUNDED else None
 
 
-def _with_more(row: Judged, line: Mapping[str, Any], sizes: Mapping[str, int]) -> Judged:
+def _is_nothing(raw: Any) -> bool:
+    return raw is None or raw != raw or (isinstance(raw, str) and not raw.strip())
+
+
+def _with_more(row: Judged, line: Mapping[str, Any], sizes: Mapping[str, int], read: Read) -> Judged:
     """What only lines of predictions.jsonl have: distributions, whether it is deferred, losses. `sizes`: of each field how many values."""
     given = _object(line.get("probabilities"))
-    raw, calibrated = _distributions(given, "raw", sizes), _distributions(given, "calibrated", sizes)
+    raw, calibrated = _distributions(given, "raw", sizes, read), _distributions(given, "calibrated", sizes, read)
     nll, tokens, sure = (_number(line.get(name)) for name in ("nll", "tokens", "sure"))
     sets = {name: list(found) for name, found in _object(line.get("sets")).items() if name in sizes and isinstance(found, list)}
     if not (raw or calibrated or sets or sure is not None or nll is not None or line.get("refused") or line.get("defer")):
@@ -283,15 +316,17 @@ def _with_more(row: Judged, line: Mapping[str, Any], sizes: Mapping[str, int]) -
     )
 
 
-def _distributions(given: Mapping[str, Any], kind: str, sizes: Mapping[str, int]) -> dict[str, Sequence[float]]:
-    """By closed field, where there is a probability of each of its values. A bare list is the raw one."""
+def _distributions(given: Mapping[str, Any], kind: str, sizes: Mapping[str, int], read: Read) -> dict[str, Sequence[float]]:
+    """By closed field, where there is a probability of each of its values, summing to 1 but for rounding. A bare list is the raw one."""
     found: dict[str, Sequence[float]] = {}
     for name, own in given.items():
         own = own.get(kind) if isinstance(own, Mapping) else own if kind == "raw" else None
         if not isinstance(own, list) or len(own) != sizes.get(name) or not own:
             continue
-        if all(type(p) in (float, int) and 0 <= p <= 1 for p in own):
-            found[name] = own
+        if not all(type(p) in (float, int) and 0 <= p <= 1 for p in own) or abs(sum(own) - 1) > SUMMED:
+            read.unspread[name] += 1
+        else:
+            found[name] = own if abs(sum(own) - 1) <= ROUNDED * len(own) else [p / sum(own) for p in own]
     return found
 
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlx_distill.errors import DataError
+from mlx_distill.evaluation.elsewhere.outside import said
 from mlx_distill.evaluation.judge import Fields, Judged
+from mlx_distill.files import atomic_file
 from mlx_distill.recipe.schema import Recipe
 from mlx_distill.records import Value
 from mlx_distill.task.fields import closed_values, parse
@@ -46,6 +48,13 @@ def read_rows(path: Path, fields: Fields) -> list[Judged]:
             raise DataError(f"the {row.split} row {row.id!r} stands on line {before} already", file=path, line=number)
         rows.append(row)
     return rows
+
+
+def write_rows(path: Path, rows: Iterable[Judged]) -> None:
+    """A line each, whole or not at all; one line at a time is in memory. Raises OutputError, DoesNotFit."""
+    with atomic_file(path) as file:
+        for row in rows:
+            file.write((json.dumps(line_of(row), ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def line_of(row: Judged) -> dict[str, Any]:
@@ -140,14 +149,15 @@ def _row(line: Mapping[str, Any], fields: Fields) -> Judged:
 
 
 def _values(given: Any, side: str, name: str, fields: Fields) -> dict[str, Value]:
-    """Those of the task's fields that have a value. Raises ValueError."""
+    """Those of the task's fields that have a value; an answer's score may lie outside its limits, as it was judged. Raises ValueError."""
     if not isinstance(given, Mapping):
         raise ValueError(f"row {name!r}: its {side} is no {{field: value}}; got {given!r}")
-    found = {}
+    found: dict[str, Value] = {}
     for field, spec in fields.items():
         if given.get(field) is not None:
             try:
-                found[field] = parse(spec, given[field])
+                value = said(spec, given[field]) if side == "answer" else parse(spec, given[field])
+                found |= {} if value is None else {field: value}
             except ValueError as error:
                 raise ValueError(f"row {name!r}: {side}.{field}: {error}") from None
     return found

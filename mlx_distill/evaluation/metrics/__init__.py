@@ -19,7 +19,7 @@ resample of a bootstrap are then the same few additions. Metrics see columns (`S
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from mlx_distill.evaluation.tally import AnyTally as AnyTally
 from mlx_distill.evaluation.tally import Bools as Bools
+from mlx_distill.evaluation.tally import Drawn as Drawn
 from mlx_distill.evaluation.tally import Floats as Floats
 from mlx_distill.evaluation.tally import PairTally as PairTally
 from mlx_distill.evaluation.tally import Rows as Rows
@@ -34,7 +35,9 @@ from mlx_distill.evaluation.tally import Tally as Tally
 from mlx_distill.evaluation.tally import known_mean as known_mean
 from mlx_distill.evaluation.tally import mean as mean
 from mlx_distill.evaluation.tally import mean_of_means as mean_of_means
+from mlx_distill.evaluation.tally import mean_of_shares as mean_of_shares
 from mlx_distill.evaluation.tally import ratio as ratio
+from mlx_distill.evaluation.tally import share as share
 from mlx_distill.records import Value
 
 CLOSED = ("score", "choice", "flag")
@@ -66,7 +69,7 @@ class Column:
     values: Floats = field(default_factory=lambda: np.zeros(0))
     """Of a closed field (k,): what each of `probabilities` is of. A score's numbers; of names their indices into `labels`."""
     probabilities: Floats = field(default_factory=lambda: np.zeros((0, 0)))
-    """(rows, k), NaN where a row has none."""
+    """(rows, k), NaN where a row has none; (rows, 0) where none has one."""
 
     @property
     def both(self) -> Bools:
@@ -75,9 +78,16 @@ class Column:
 
     @property
     def spread(self) -> Bools:
-        """The judge answered it, and the student gave every value a probability."""
+        """Both answered it, and the student gave every value a probability."""
         known = ~np.isnan(self.probabilities).any(axis=1) if self.probabilities.shape[1] else np.zeros(len(self.labelled), dtype=bool)
-        return self.labelled & known
+        return self.both & known
+
+    def mean_of_spread(self, scores: Callable[[Floats, Floats, Floats], Floats]) -> Tally:
+        """The mean of scores(reference, values, probabilities) over the rows of `spread`: (k,), (values,), (k, values) to (k,)."""
+        counted, found = self.spread, np.zeros(len(self.labelled))
+        if counted.any():
+            found[counted] = scores(self.reference[counted], self.values, self.probabilities[counted])
+        return mean(found, counted)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -92,7 +102,8 @@ class Sheet:
     reference_tier: NDArray[np.int64]
     tier: NDArray[np.int64]
     tiers: tuple[str, ...]
-    """From the lowest to the highest, as far as they are known; then those that were seen beside them. Codes count along it."""
+    """From the lowest to the highest, as far as they are known; then those that were seen beside them. Codes count along it.
+    Before all of them `sheet.BELOW`, where a row is below every tier."""
     ordered: int
     """So many of `tiers` are known to stand in order."""
     nll: Floats

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlx_distill.evaluation.metrics import LABELS, Sheet, Tally, mean, mean_of_means, overall_within
+from mlx_distill.evaluation.metrics import LABELS, Sheet, Tally, mean_of_shares, overall_within, share
 
 BETTER = "higher"
 UNIT = "share of rows"
@@ -23,14 +23,14 @@ def accuracy(reference: Sequence[object], answer: Sequence[object]) -> float:
     True
     """
     pairs = list(zip(reference, answer, strict=True))
-    return mean([judge == student for judge, student in pairs], [judge is not None for judge, _ in pairs]).total()
+    return share([judge == student for judge, student in pairs], [judge is not None for judge, _ in pairs]).total()
 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:
-    fields = {name: mean(column.right, column.labelled) for name, column in sheet.of_kind(*LABELS).items()}
+    fields = {name: share(column.right, column.labelled) for name, column in sheet.of_kind(*LABELS).items()}
     found = {f"accuracy.{name}": tally for name, tally in fields.items()}
     if fields:
-        found["accuracy"] = mean_of_means(list(fields.values()))
+        found["accuracy"] = mean_of_shares(list(fields.values()))
     elif sheet.of_kind("score"):
         found["accuracy"] = overall_within.tally(sheet.reference_overall, sheet.overall, WITHIN)
     return found

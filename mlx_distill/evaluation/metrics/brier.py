@@ -36,7 +36,4 @@ def scores(reference: Floats, values: Floats, probabilities: Floats) -> Floats:
 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:
-    return {
-        f"brier.{name}": mean(scores(column.reference, column.values, column.probabilities), column.spread)
-        for name, column in sheet.of_kind(*LABELS).items()
-    }
+    return {f"brier.{name}": column.mean_of_spread(scores) for name, column in sheet.of_kind(*LABELS).items()}

@@ -51,7 +51,4 @@ def _scores(reference: Floats, values: Floats, probabilities: Floats) -> Floats:
 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:
-    return {
-        f"crps.{name}": mean(scores(column.reference, column.values, column.probabilities), column.spread)
-        for name, column in sheet.of_kind("score").items()
-    }
+    return {f"crps.{name}": column.mean_of_spread(scores) for name, column in sheet.of_kind("score").items()}

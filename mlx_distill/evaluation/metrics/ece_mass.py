@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_distill.evaluation.metrics import CLOSED, Bools, Floats, Sheet, Tally
+from mlx_distill.evaluation.metrics import CLOSED, Bools, Floats, Rows, Sheet, Tally
 from mlx_distill.evaluation.metrics import ece as equal_width
 
 BETTER = "lower"
@@ -41,8 +41,10 @@ def bin_of(confidence: Floats, counted: Bools) -> NDArray[np.int64]:
 
 
 def tally(confidence: Floats, right: Bools, counted: Bools) -> Tally:
-    own = equal_width.sums(confidence, right, counted, bin_of(confidence, counted))
-    return Tally(own.columns, counted, own.value, again=lambda rows: tally(confidence[rows], right[rows], counted[rows]))
+    def again(rows: Rows) -> Tally:
+        return tally(confidence[rows], right[rows], counted[rows])
+
+    return equal_width.sums(confidence, right, counted, bin_of(confidence, counted), again)
 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:

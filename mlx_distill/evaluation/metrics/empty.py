@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlx_distill.evaluation.metrics import Sheet, Tally, mean
+from mlx_distill.evaluation.metrics import Sheet, Tally, share
 
 BETTER = "lower"
 UNIT = "share of rows"
@@ -19,12 +19,12 @@ def empty(answer: Sequence[str | None]) -> float:
     >>> empty(["smoke", " ", "", "fire", None])
     0.5
     """
-    return mean([text is not None and not text.strip() for text in answer], [text is not None for text in answer]).total()
+    return share([text is not None and not text.strip() for text in answer], [text is not None for text in answer]).total()
 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:
     found = {}
     for name, column in sheet.of_kind("text").items():
         blank = np.array([isinstance(text, str) and not text.strip() for _, text in column.raw], dtype=bool)
-        found[f"empty.{name}"] = mean(blank, column.answered)
+        found[f"empty.{name}"] = share(blank, column.answered)
     return found

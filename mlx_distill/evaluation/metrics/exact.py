@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlx_distill.evaluation.metrics import Sheet, Tally, mean
+from mlx_distill.evaluation.metrics import Sheet, Tally, share
 from mlx_distill.evaluation.metrics.accuracy import accuracy
 
 BETTER = "higher"
@@ -22,4 +22,4 @@ def exact(reference: Sequence[int | None], answer: Sequence[int | None]) -> floa
 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:
-    return {f"exact.{name}": mean(column.right, column.labelled) for name, column in sheet.of_kind("score").items()}
+    return {f"exact.{name}": share(column.right, column.labelled) for name, column in sheet.of_kind("score").items()}

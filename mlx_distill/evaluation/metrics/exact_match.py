@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mlx_distill.evaluation.metrics import CLOSED, Sheet, Tally, mean
+from mlx_distill.evaluation.metrics import CLOSED, Sheet, Tally, share
 
 BETTER = "higher"
 UNIT = "share of rows"
@@ -21,7 +21,7 @@ def exact_match(reference: Sequence[Mapping[str, object]], answer: Sequence[Mapp
     """
     pairs = list(zip(reference, answer, strict=True))
     same = [student is not None and all(student.get(name) == value for name, value in judge.items()) for judge, student in pairs]
-    return mean(same, [bool(judge) for judge, _ in pairs]).total()
+    return share(same, [bool(judge) for judge, _ in pairs]).total()
 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:
@@ -29,4 +29,4 @@ def tallies(sheet: Sheet) -> dict[str, Tally]:
     if not columns:
         return {}
     same = np.logical_and.reduce([column.right | ~column.labelled for column in columns])
-    return {"exact_match": mean(same, np.logical_or.reduce([column.labelled for column in columns]))}
+    return {"exact_match": share(same, np.logical_or.reduce([column.labelled for column in columns]))}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlx_distill.evaluation.metrics import Floats, Sheet, Tally, mean
+from mlx_distill.evaluation.metrics import Floats, Sheet, Tally, share
 
 BETTER = "higher"
 UNIT = "share of rows"
@@ -28,7 +28,7 @@ def overall_within(reference: Sequence[float | None], answer: Sequence[float | N
 
 
 def tally(reference: Floats, answer: Floats, points: float) -> Tally:
-    return mean(np.abs(answer - reference) <= points + ROUNDING, ~np.isnan(reference))
+    return share(np.abs(answer - reference) <= points + ROUNDING, ~np.isnan(reference))
 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_distill.evaluation.metrics import AnyTally, Floats, PairTally, Rows, Sheet, ratio
+from mlx_distill.evaluation.metrics import AnyTally, Floats, PairTally, Sheet, ratio
 
 BETTER = "higher"
 UNIT = "rank correlation, −1 to 1"
@@ -36,32 +36,24 @@ def tallies(sheet: Sheet) -> dict[str, AnyTally]:
 
 
 def correlation(x: Floats, y: Floats) -> Callable[[Floats], Floats]:
-    """Of distinct pairs (p,), sorted by x: how often each occurs (p, k) to the rank correlation (k,)."""
-    by_y = np.argsort(y, kind="stable")
-    x_groups, y_groups = _groups(x), _groups(y[by_y])
-    y_of = np.empty(len(y), dtype=np.intp)
-    y_of[by_y] = y_groups[1]
+    """Of distinct pairs (p,): how often each occurs (p, k) to the rank correlation (k,)."""
+    x_of, y_of = (np.unique(side, return_inverse=True)[1] for side in (x, y))
+
+    def one(counts: Floats) -> float:
+        (x_rank, x_spread), (y_rank, y_spread) = _ranks(counts, x_of), _ranks(counts, y_of)
+        return float(ratio(np.dot(counts * x_rank, y_rank), np.sqrt(x_spread * y_spread)))
 
     def value(counts: Floats) -> Floats:
-        if not len(counts):
-            return np.full(counts.shape[1], np.nan)
-        (x_rank, x_spread), (y_rank, y_spread) = _ranks(counts, x_groups[0]), _ranks(counts[by_y], y_groups[0])
-        shared = np.einsum("pk,pk,pk->k", counts, x_rank[x_groups[1]], y_rank[y_of])
-        return np.clip(ratio(shared, np.sqrt(x_spread * y_spread)), -1.0, 1.0)
+        """One resample after the other: what it works on stays in the processor's cache."""
+        each = [one(column) for column in np.ascontiguousarray(counts.T)] if len(counts) else [np.nan] * counts.shape[1]
+        return np.clip(each, -1.0, 1.0)
 
     return value
 
 
-def _groups(ordered: Floats) -> tuple[Rows, NDArray[np.intp]]:
-    """Where each distinct value begins, and which of them each value is."""
-    new = np.ones(len(ordered), dtype=bool)
-    new[1:] = np.diff(ordered) != 0
-    return np.flatnonzero(new), np.cumsum(new) - 1
-
-
-def _ranks(counts: Floats, starts: Rows) -> tuple[Floats, Floats]:
-    """Mean rank of each distinct value (values, k), less the mean of all ranks; and the sum of their squares over rows (k,)."""
-    own = np.add.reduceat(counts, starts, axis=0)
-    last = np.cumsum(own, axis=0)
+def _ranks(counts: Floats, place: NDArray[np.intp]) -> tuple[Floats, float]:
+    """Mean rank of each pair's value (p,), less the mean of all ranks; and the sum of their squares over rows."""
+    own = np.bincount(place, weights=counts)
+    last = np.cumsum(own)
     rank: Floats = last - own / 2 - last[-1] / 2
-    return rank, np.einsum("vk,vk,vk->k", own, rank, rank)
+    return rank[place], float(np.dot(own, rank * rank))

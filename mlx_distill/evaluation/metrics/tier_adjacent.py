@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_distill.evaluation.metrics import Sheet, Tally, mean
+from mlx_distill.evaluation.metrics import Sheet, Tally, share
 
 BETTER = "higher"
 UNIT = "share of rows"
@@ -27,7 +27,7 @@ def tier_adjacent(reference: Sequence[int | None], answer: Sequence[int | None])
 
 def tally(reference: NDArray[np.int64], answer: NDArray[np.int64]) -> Tally:
     """Places (rows,), -1 where there is none."""
-    return mean((answer >= 0) & (np.abs(answer - reference) <= 1), reference >= 0)
+    return share((answer >= 0) & (np.abs(answer - reference) <= 1), reference >= 0)
 
 
 def in_order(sheet: Sheet) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

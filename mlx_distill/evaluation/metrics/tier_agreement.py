@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlx_distill.evaluation.metrics import Sheet, Tally, mean
+from mlx_distill.evaluation.metrics import Sheet, Tally, share
 from mlx_distill.evaluation.metrics.accuracy import accuracy
 
 BETTER = "higher"
@@ -23,4 +23,4 @@ def tier_agreement(reference: Sequence[str | None], answer: Sequence[str | None]
 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:
-    return {"tier_agreement": mean(sheet.tier == sheet.reference_tier, sheet.reference_tier >= 0)}
+    return {"tier_agreement": share(sheet.tier == sheet.reference_tier, sheet.reference_tier >= 0)}

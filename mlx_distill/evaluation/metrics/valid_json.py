@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlx_distill.evaluation.metrics import Sheet, Tally, mean
+from mlx_distill.evaluation.metrics import Sheet, Tally, share
 
 BETTER = "higher"
 UNIT = "share of rows"
@@ -19,8 +19,8 @@ def valid_json(answer: Sequence[object]) -> float:
     >>> valid_json([{"relevant": True}, None])
     0.5
     """
-    return mean([student is not None for student in answer], np.ones(len(answer), dtype=bool)).total()
+    return share([student is not None for student in answer], np.ones(len(answer), dtype=bool)).total()
 
 
 def tallies(sheet: Sheet) -> dict[str, Tally]:
-    return {"valid_json": mean(sheet.valid, np.ones(len(sheet.valid), dtype=bool))}
+    return {"valid_json": share(sheet.valid, np.ones(len(sheet.valid), dtype=bool))}

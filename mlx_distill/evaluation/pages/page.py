@@ -86,9 +86,10 @@ def _section(section: Section) -> str:
 
 def _footer(document: Doc) -> str:
     return (
-        f"<footer><p>Intervals are 95 % percentile bootstraps, {document['bootstrap']:,} resamples of the rows, each taken as independent; "
+        f"<footer><p>Intervals are 95 % bootstraps, {document['bootstrap']:,} resamples of the rows, each taken as independent; "
         "but rows of one event or source resemble each other, so on a new one more may change than they say. A row without the judge's "
         "label does not count for that field; one without a valid answer counts as wrong, and has no error in points. "
-        "An interval without width means that every row was alike, not that nothing could change. "
+        "A share's interval is at least as wide as Wilson's; a calibration error's begins at 0 where a calibrated student could have one "
+        "as large. Any other figure's without width means that every row was alike, not that nothing could change. "
         f"Baselines: {'; '.join(esc(NAMES.get(name, name)) for name in document['baselines']) or 'none'}.</p></footer>"
     )

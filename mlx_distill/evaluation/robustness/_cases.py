@@ -51,6 +51,10 @@ class Cases:
     """Of the bad ones, in lines."""
 
 
+MOST_BAD, FEW = 0.1, 5
+"""More bad rows than this share, and than a few, and it is the suite that is described wrongly."""
+
+
 def load(name: str, spec: SuiteSpec, task: TaskSpec, *, known: Sequence[str], seed: int) -> Cases:
     """The suite's rows, `spec.rows` of them drawn evenly over `spec.by`. `known`: ids that `of` may name beside the suite's own.
 
@@ -73,6 +77,9 @@ def load(name: str, spec: SuiteSpec, task: TaskSpec, *, known: Sequence[str], se
     bad += [BadRow(f"the column `of` names {of!r}, and no such row was answered", id=of) for of in lost]
     if not judged:
         raise _none(name, path, len(cases) - len(lost), bad)
+    if len(bad) > max(FEW, MOST_BAD * (len(cases) + len(bad))):
+        what = f"{len(bad):,} of {len(cases) + len(bad):,} rows of robustness.given.{name} cannot be judged, the first: {bad[0].reason}"
+        raise DataError(what, file=bad[0].file or path, line=bad[0].line, hint="mend the suite's rows, or its `labels` and `values`")
     for column in spec.by:
         if not any(case.groups[column] for case in judged):
             raise DataError(f"robustness.given.{name}.by: no row has anything in the column {column!r}", file=path)

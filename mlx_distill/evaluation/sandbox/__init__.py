@@ -1,4 +1,4 @@
-"""Code that a model wrote, run against tests, where it can do no harm and cannot say of itself that it passed.
+"""Code that a model wrote, run against tests, where it does no harm and cannot say of itself that it passed.
 
     verdict = judge(Case(program=..., entry_point="add", setting=..., tests=...), Limits())
     verdict.passed, verdict.reason, verdict.guard
@@ -8,15 +8,21 @@ Two processes are started, each of its own session, with an empty environment, a
     program     runs what the model wrote, and answers calls of its one function with plain values
     tests       runs the tests, in which that function is a call of the other process, and tells the verdict
 
-The verdict comes with a token that the first process never sees, through a pipe that it does not have: it cannot be had by printing, by
-leaving early with success, or by changing the interpreter that the tests run in. Files, processes and networks are out of reach of both:
+The verdict comes through a pipe that the first process does not have, with a token that it is not given: it cannot be had by printing, by
+leaving early with success, or by changing the interpreter that the program runs in. That, and how little harm is done, is as sure as what
+holds the two processes:
 
-    kernel      Linux on x86-64 and ARM64: a filter of system calls that lets a process compute, and read files, and nothing more
-    sandbox     macOS: sandbox-exec, with like rules
-    python      elsewhere: a hook of the interpreter's own. It holds what code does by mistake, not what it does by malice
+    kernel      Linux on x86-64 and ARM64: a filter of system calls, and Landlock. No network, no other process is started, signalled or
+                looked into, no file is written, and none read but in the folders of Python's library and of the system's shared libraries
+    calls       the same without Landlock, which the kernel lacks or a container forbids: what this user may read can be read, and so can
+                the memory and environment of his processes, but for these two and those that have a superuser's powers
+    sandbox     macOS: sandbox-exec. No network, no other process is started, no file is written; it says nothing of reading and signals
+    python      elsewhere: nothing but a hook
 
-The hook holds everywhere, and lets nothing be read but Python's own library; what is read nevertheless cannot leave: values go to the tests
-alone, output to nowhere. `guard` says what held, and a report repeats it.
+That hook of the interpreter's own is set everywhere: it refuses all of it, and lets nothing be read but Python's own library. It holds what
+code does by mistake, and not what it does by malice, for a program can change it. What is read in spite of it goes nowhere but to the
+tests, as a value, and from there into `reason`, as an error's text: output is thrown away. Names, sizes and times of files and where links
+lead can be asked for under every guard. `guard` says what held, and a report repeats it.
 """
 
 from __future__ import annotations
@@ -34,7 +40,7 @@ from typing import IO, Any
 
 from mlx_distill.evaluation.sandbox.processes import Pipes, kill, spawn
 
-GUARDS = ("kernel", "sandbox", "python")
+GUARDS = ("kernel", "calls", "sandbox", "python")
 LONGEST_VERDICT = 4096
 """Bytes of a verdict that are read."""
 
@@ -69,7 +75,7 @@ class Verdict:
     reason: str
     """Why it did not pass; empty where it did."""
     guard: str
-    """kernel, sandbox or python; empty where a process ended before it could say."""
+    """One of GUARDS; empty where a process ended before it could say."""
 
 
 def judge(case: Case, limits: Limits | None = None) -> Verdict:

@@ -1,7 +1,8 @@
 """What runs within the two processes of a sandbox: limits first, then the model's program, or the tests of it.
 
 It is imported without site packages, and so may import nothing but Python's own library and its neighbours here. Values that go from one
-process to the other are plain (`plain`). Once `hold` was called, a process can compute and read, and nothing more.
+process to the other are plain (`plain`). Once `hold` was called, a process can compute, import Python's library, and no more than its guard
+leaves open.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""A filter of system calls for this process, for good: it may compute, and read files; the rest fails as not permitted.
+"""A filter of system calls for this process, for good: it may compute, and open files to read them; the rest fails as not permitted.
 
 Linux's seccomp (man 2 seccomp; Drewry, "Dynamic seccomp policies", 2012) with a list of what is allowed, so that what a newer kernel can do
 is refused until somebody has thought about it: no socket, no fork, no exec, no signal to others, no file that is made, changed or removed,
 no ioctl, no ptrace. A thread is a process here, so there is one. Needs no privilege. It is a program of classic BPF over the call's number
-and arguments.
+and arguments. It sees numbers, not what a pointer leads to: which files are read is for `landlock` to say.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 ALLOWED: dict[str, tuple[int | None, int | None]] = {
     # what is open already
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67), "close": (3, 57), "lseek": (8, 62),
-    "fcntl": (72, 25), "dup": (32, 23), "poll": (7, None), "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72),
-    # what files there are, and what is in them (open and openat: see below)
+    "dup": (32, 23), "poll": (7, None), "ppoll": (271, 73), "select": (23, None), "pselect6": (270, 72),
+    # what files there are, and what is in them (open and openat: see OPENS)
     "stat": (4, None), "fstat": (5, 80), "lstat": (6, None), "newfstatat": (262, 79), "statx": (332, 291), "access": (21, None),
     "faccessat": (269, 48), "faccessat2": (439, 439), "readlink": (89, None), "readlinkat": (267, 78), "getdents64": (217, 61),
     "getcwd": (79, 17),
-    # memory
-    "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "brk": (12, 214), "mremap": (25, 216), "madvise": (28, 233),
+    # memory (madvise: see COMMANDS)
+    "mmap": (9, 222), "mprotect": (10, 226), "munmap": (11, 215), "brk": (12, 214), "mremap": (25, 216),
     # itself, and the time
     "rt_sigaction": (13, 134), "rt_sigprocmask": (14, 135), "rt_sigreturn": (15, 139), "sigaltstack": (131, 132),
     "restart_syscall": (219, 128), "futex": (202, 98), "sched_yield": (24, 124), "sched_getaffinity": (204, 123),
@@ -36,6 +36,16 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
 }  # fmt: skip
 OPENS: dict[str, tuple[int | None, int | None, int]] = {"open": (2, None, 1), "openat": (257, 56, 2)}
 """Allowed where the argument of that number, the flags, writes nothing."""
+COMMANDS: dict[str, tuple[int | None, int | None, int, tuple[int, ...]]] = {
+    "fcntl": (72, 25, 1, (0, 1, 2, 3, 1030)),
+    "madvise": (28, 233, 2, (0, 1, 2, 3, 4, 8, 14, 15)),
+}
+"""Allowed where the argument of that number is one of these.
+
+fcntl: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC. Not F_SETFL, F_SETOWN and F_SETSIG: with them the kernel is made to send any
+signal to another process. madvise: NORMAL to DONTNEED, FREE, HUGEPAGE, NOHUGEPAGE. Not HWPOISON, by which a superuser takes memory from the
+machine.
+"""
 WRITING = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 LOAD, EQUAL, ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
@@ -61,6 +71,11 @@ def program(machine: str) -> list[Instruction]:
         if (number := numbers_of_open[own]) is not None:
             looked_at = [(LOAD, 0, 0, ARGUMENTS + 8 * flags), (ANY_BIT, 0, 1, WRITING), (RETURN, 0, 0, REFUSE), (RETURN, 0, 0, ALLOW)]
             out += [(EQUAL, 0, len(looked_at), number), *looked_at]
+    for *numbers_of_command, argument, values in COMMANDS.values():
+        if (number := numbers_of_command[own]) is not None:
+            one_of = [step for value in values for step in ((EQUAL, 0, 1, value), (RETURN, 0, 0, ALLOW))]
+            looked_at = [(LOAD, 0, 0, ARGUMENTS + 8 * argument), *one_of, (RETURN, 0, 0, REFUSE)]
+            out += [(EQUAL, 0, len(looked_at), number), *looked_at]
     return [*out, (RETURN, 0, 0, REFUSE)]
 
 
@@ -69,9 +84,14 @@ def install() -> bool:
     machine = platform.machine()
     if sys.platform != "linux" or machine not in ARCHITECTURES or sys.maxsize < 2**32:
         return False
+    return apply(program(machine))
+
+
+def apply(instructions: list[Instruction]) -> bool:
+    """Whether they are this process's filter, beside those that it has: of all verdicts the strictest counts."""
     import ctypes
 
-    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program(machine))
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in instructions)
     buffer = ctypes.create_string_buffer(code, len(code))
     header = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer)))
     prctl = ctypes.CDLL(None, use_errno=True).prctl

@@ -21,7 +21,7 @@ from mlx_distill.recipe.schema import Recipe, TaskSpec
 from mlx_distill.records import Prediction
 from mlx_distill.task.confidence import Confidence
 from mlx_distill.task.decision import place
-from mlx_distill.task.deferral import values_of
+from mlx_distill.task.fields import values_of
 
 
 def learn(recipe: Recipe, valid: Sequence[Judged], calibrate: Sequence[Judged], *, adapter_sha256: str | None = None) -> Confidence:

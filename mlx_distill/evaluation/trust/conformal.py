@@ -23,7 +23,7 @@ from mlx_distill.evaluation.sheet import Judged
 from mlx_distill.evaluation.trust.calibration import counts
 from mlx_distill.recipe.schema import FieldSpec, TaskSpec
 from mlx_distill.task.confidence import Confidence
-from mlx_distill.task.fields import CLOSED, closed_values
+from mlx_distill.task.fields import CLOSED, values_of
 from mlx_distill.task.sets import OF_NAMES, OF_SCORES, TIE, SetRule, measure
 
 UNCHOSEN = {"score": "cdf", "choice": "aps", "flag": "aps"}
@@ -47,7 +47,7 @@ def find(
 
 
 def _whole(row: Judged, name: str, spec: FieldSpec) -> bool:
-    return len(row.probabilities.get(name, ())) == len(closed_values(spec) or [])
+    return len(row.probabilities.get(name, ())) == len(values_of(spec))
 
 
 def needed(coverage: float) -> int:
@@ -78,8 +78,7 @@ def _quantile(method: str, name: str, spec: FieldSpec, rows: Sequence[Judged], c
 
 def _measure(method: str, name: str, spec: FieldSpec, row: Judged) -> float:
     assert row.answer is not None
-    values = closed_values(spec) or []
-    return measure(method, spec, values, row.probabilities.get(name), row.answer[name], row.reference[name])
+    return measure(method, spec, values_of(spec), row.probabilities.get(name), row.answer[name], row.reference[name])
 
 
 def _method(
@@ -98,7 +97,7 @@ def _method(
 
 def _members(rule: SetRule, name: str, spec: FieldSpec, row: Judged) -> list[Any]:
     assert row.answer is not None
-    return rule.members(spec, closed_values(spec) or [], row.probabilities.get(name), row.answer[name])
+    return rule.members(spec, values_of(spec), row.probabilities.get(name), row.answer[name])
 
 
 def size(spec: FieldSpec, members: Sequence[Any]) -> float:

@@ -104,6 +104,11 @@ class TaskSpec:
     tiers: dict[str, float] = setting(dict, "name: lowest overall; the first that the overall reaches, from above")
     caps: tuple[CapSpec, ...] = setting((), "conditions that cap the overall, after the gates")
 
+    @property
+    def tiers_upwards(self) -> list[str]:
+        """The tiers' names from the lowest to the highest."""
+        return sorted(self.tiers, key=lambda name: self.tiers[name])
+
     def problems(self) -> Iterator[Problem]:
         if not self.fields:
             yield "fields", "a task needs at least one field", "fields: {relevant: {type: flag}}"

@@ -2,7 +2,7 @@
 
     sentences(document)   lines(document)   render(document)
 
-It draws the document of `workflows.sampling`, and computes no figure.
+It draws the document of `workflows.learning_curve`, and computes no figure.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ NOTE = (
 def sentences(document: Doc) -> list[str]:
     """What twice the labels would bring first; then four times; then how far that can be trusted."""
     found = [_ahead(document, entry) for entry in document["extrapolated"]]
+    if document.get("lawless"):
+        return [f"{document['lawless'][0].upper()}{document['lawless'][1:]}.", *list(_trust(document))[1:]]
     if not found:
         failed = [run for run in document["runs"] if run["error"]]
         why = f"; {failed[0]['name']} failed: {failed[0]['error']['message']}" if failed else ""

@@ -11,7 +11,7 @@ from mlx_distill.evaluation.pages.sections import _metrics as metrics
 
 Doc = Mapping[str, Any]
 CURVE = (
-    "From left to right more rows are kept, the surest first; upwards, the share of the kept ones that is wrong. The grey line is the "
+    "From left to right more rows are kept, the surest first; upwards, the share of the kept ones that is wrong. The dashed line is the "
     "error that was promised, the ring the threshold that was found for it on other rows, the band each point’s own 95 % interval."
 )
 BAND = 0.5

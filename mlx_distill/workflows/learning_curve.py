@@ -75,9 +75,8 @@ def _point(size: int, seed: int) -> Point:
 
 def _document(folder: Path, trials: Sequence[Trial], tried: Sequence[Tried], metric: str) -> Document:
     recipe = trials[0].recipe
-    tiers = sorted(recipe.task.tiers, key=lambda tier: recipe.task.tiers[tier])
     good = [_trained(one) for one in tried if one.error is None]
-    settings = {"tiers": tiers, "bootstrap": recipe.evaluate.bootstrap, "seed": recipe.data.split.seed}
+    settings = {"tiers": recipe.task.tiers_upwards, "bootstrap": recipe.evaluate.bootstrap, "seed": recipe.data.split.seed}
     measured = curve(good, None if metric == LOSS else metric, recipe.task.fields, **settings)  # type: ignore[arg-type]
     done = {one.name: one for one in tried}
     runs = [
