@@ -264,7 +264,7 @@ def test_a_run_that_trains_all_weights_is_judged_answers_and_becomes_a_base(fres
     run, out = tmp_path / "run", tmp_path / "out"
     made = call("run", fresh, "--out", run, "--set", "lora=none", "--set", "train.learning_rate=1e-3", "--json")
     assert made.code == 0, made.err
-    assert {path.name for path in (run / "adapter").iterdir()} == {"full_config.json", "model.safetensors"}
+    assert {path.name for path in (run / "adapter").iterdir()} == {"full_config.json", "model.safetensors", "calibration.json"}
     again = call("run", fresh, "--out", run, "--set", "lora=none", "--set", "train.learning_rate=1e-3", "--json")
     assert again.document["metrics"] == made.document["metrics"], "nothing is done twice"
     assert call("evaluate", run, "--json").document["metrics"] == made.document["metrics"]

@@ -137,7 +137,7 @@ def test_a_damaged_bundle_answers_nothing(copy: Path, texts: Path, tmp_path: Pat
 def test_it_holds_what_answering_and_reading_need(finished: Place, bundled: Path) -> None:
     assert names(bundled) == {
         "manifest.sha256", "manifest.json", "recipe.lock.yaml", "report.json", "report.html",
-        "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/calibration.json",
         "base/base.json", "base/config.json", "base/generation_config.json", "base/model.safetensors",
         "base/model.safetensors.index.json", "base/tokenizer.json", "base/tokenizer_config.json",
     }  # fmt: skip
@@ -161,6 +161,10 @@ def test_no_text_and_no_id_of_a_row_is_in_it(mistaken: Place, tmp_path: Path) ->
     assert str(mistaken.run).encode() not in whole, "nor the run's place on this machine"
 
 
+AT_HOME = ("disagreements", "run", "report", "notes", "remedies", "learning_curve")
+"""Of a report: what names rows, or paths of the machine."""
+
+
 def test_the_report_says_the_same_without_its_rows(mistaken: Place, tmp_path: Path) -> None:
     assert call("bundle", mistaken.run, tmp_path / "a.bundle").code == 0
     ours, theirs = json.loads(content(tmp_path / "a.bundle", "report.json")), json.loads((mistaken.run / "report.json").read_text())
@@ -168,7 +172,7 @@ def test_the_report_says_the_same_without_its_rows(mistaken: Place, tmp_path: Pa
     assert theirs["disagreements"] and ours.pop("disagreements") == []
     assert [ours.pop("run"), ours.pop("report")] == ["floods", "report.html"]
     assert "a bundle quotes none" in ours.pop("notes")[-1]
-    assert ours == {key: value for key, value in theirs.items() if key not in ("disagreements", "run", "report", "notes")}
+    assert ours == {key: value for key, value in theirs.items() if key not in AT_HOME}
     html = content(tmp_path / "a.bundle", "report.html").decode()
     assert theirs["summary"][0] in html and "a bundle quotes none" in html and "Worst disagreements" not in html
 
@@ -383,7 +387,7 @@ def damage(file: Path, name: str) -> None:
 
 
 def test_a_sound_bundle_says_so(bundled: Path) -> None:
-    assert call("bundle", "--verify", bundled).out == f"{bundled}: sound, every byte of 12 parts\n"
+    assert call("bundle", "--verify", bundled).out == f"{bundled}: sound, every byte of 13 parts\n"
     called = call("bundle", "--verify", bundled, "--json")
     assert (called.code, called.err) == (0, "")
     assert called.document.keys() == DOCUMENT | {"sound", "faults"}
